@@ -1,0 +1,27 @@
+"""raymix: hyperparameter sweeps on Ray for offline reinforcement learning from multi-modal data."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raymix.data.catalog import load as load_dataset
+    from raymix.sweep import SweepSpec, main
+
+__version__ = "0.1.0"
+__all__ = ["SweepSpec", "__version__", "load_dataset", "main"]
+
+_HOMES = {
+    "SweepSpec": ("raymix.sweep", "SweepSpec"),
+    "main": ("raymix.sweep", "main"),
+    "load_dataset": ("raymix.data.catalog", "load"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names, imported when first used: `import raymix` itself stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'raymix' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)

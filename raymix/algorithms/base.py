@@ -1,0 +1,126 @@
+"""What an algorithm is: hyperparameters, networks, losses for ONE agent, and how it acts.
+
+A file in this folder that defines a subclass of `Algorithm` is found by its module name; nothing is registered.
+Losses never see the member axis, the optimiser, the device or a log:
+
+    def critic_loss(self, nets, batch, config, key):
+        ...
+        return loss, {"q_mean": q.mean()}
+
+`nets.NAME(...)` calls a network, `nets.target.NAME(...)` its slow copy. Gradient reaches only the networks that
+the loss's `Update` trains; everything else is constant, so losses need no `detach` except for their own outputs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+import raymix.algorithms
+from raymix.config import AlgorithmConfig
+from raymix.random import Key
+from raymix.types import Spec, UsageError
+
+
+@dataclass(frozen=True)
+class Update:
+    """One gradient step: which loss, and which networks it trains with an Adam of its own."""
+
+    loss: str
+    """Name of the method."""
+    trains: str | tuple[str, ...]
+    learning_rate: str = "learning_rate"
+    """Name of the scalar field."""
+    batch_size: str = "batch_size"
+    """Name of the structure field; every update draws its own batch."""
+    every: int = 1
+    """Done in steps 0, every, 2 * every, ... of the phase."""
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The trained networks' names."""
+        return (self.trains,) if isinstance(self.trains, str) else self.trains
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with its own program. The updates run in order, each seeing the result of the last."""
+
+    name: str
+    updates: tuple[Update, ...]
+    steps: str = "steps"
+    """Name of the schedule field that holds the phase's number of gradient steps."""
+    targets: tuple[str, ...] = ()
+    """Networks whose slow copies follow after the step: target <- (1 - config.tau) * target + config.tau * online."""
+    targets_every: int = 1
+    """The copies move in steps 0, targets_every, ... of the phase."""
+
+
+class Batch(Protocol):
+    """A minibatch of transitions; B rows drawn uniformly with replacement. Actions are in the unit box."""
+
+    @property
+    def observations(self) -> Tensor: ...  # (B, S)
+    @property
+    def actions(self) -> Tensor: ...  # (B, A)
+    @property
+    def rewards(self) -> Tensor: ...  # (B,)
+    @property
+    def next_observations(self) -> Tensor: ...  # (B, S)
+    @property
+    def next_actions(self) -> Tensor: ...  # (B, A); zeros where `terminals` is 1
+    @property
+    def terminals(self) -> Tensor: ...  # (B,) 1.0 where the environment ended, never at a time limit
+
+
+class Algorithm:
+    """Base class. One instance serves every member and every device: it holds no state."""
+
+    Config: ClassVar[type[AlgorithmConfig]]
+    paper: ClassVar[str]
+    """Authors, year, title."""
+    phases: ClassVar[tuple[Phase, ...]]
+    acting: ClassVar[tuple[str, ...]]
+    """The networks that `sample_actions` calls."""
+    uses_next_actions: ClassVar[bool] = False
+    """True: transitions without a next action (the last before a time limit) are not sampled."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named sets of hyperparameters."""
+
+    def networks(self, spec: Spec, config: Any) -> dict[str, nn.Module]:
+        """Fresh networks of one agent, initialised from torch's global generator (seeded by the caller)."""
+        raise NotImplementedError  # abstract
+
+    def sample_actions(self, nets: Any, observations: Tensor, config: Any, key: Key | None = None) -> Tensor:
+        """(B, S) -> (B, A) in the unit box: how the trained policy is evaluated; `key` feeds a stochastic one."""
+        raise NotImplementedError  # abstract
+
+    def configure(self, values: Mapping[str, Any], preset: str | None = None) -> AlgorithmConfig:
+        """The configuration with the preset's values and then `values` on top."""
+        if preset is not None and preset not in self.presets:
+            known = ", ".join(self.presets) or "none"
+            raise UsageError(f"unknown preset {preset!r} of {type(self).__name__}; it has: {known}")
+        return self.Config.create({**(self.presets[preset] if preset else {}), **values})
+
+
+def names() -> list[str]:
+    """Names of all algorithms: the modules beside this one."""
+    return sorted(module.name for module in pkgutil.iter_modules(raymix.algorithms.__path__) if module.name != "base")
+
+
+def find(name: str) -> Algorithm:
+    """The algorithm defined in `raymix/algorithms/<name>.py`; a `UsageError` lists the known ones."""
+    if name not in names():
+        raise UsageError(f"unknown algorithm {name!r}; known: {', '.join(names())}")
+    module = importlib.import_module(f"raymix.algorithms.{name}")
+    (found,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Algorithm) and value.__module__ == module.__name__
+    )
+    return found()

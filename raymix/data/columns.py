@@ -1,0 +1,313 @@
+"""From episodes to checked columns, and from columns to a data set with its statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raymix.types import Columns, Dataset, Spec, UsageError
+
+BOX_TOLERANCE = 1e-6
+"""Actions this far outside their box, relative to max(1, its width), are rounding and are clipped."""
+_BLOCK_ROWS = 1 << 16
+_DTYPES = {
+    "observations": np.float32,
+    "actions": np.float32,
+    "rewards": np.float32,
+    "terminals": np.bool_,
+    "timeouts": np.bool_,
+    "episode": np.int32,
+    "source": np.int16,
+}
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of T transitions."""
+
+    observations: np.ndarray
+    """(T + 1, S): the last observation included."""
+    actions: np.ndarray
+    """(T, A)."""
+    rewards: np.ndarray
+    """(T,)."""
+    terminations: np.ndarray
+    """(T,) bool; True at the last transition only, if anywhere."""
+    truncations: np.ndarray
+    """(T,) bool; True at the last transition only, if anywhere."""
+    source: int = 0
+    """Which behaviour policy acted."""
+
+
+def from_episodes(episodes: Iterable[Episode]) -> Columns:
+    """Lay episodes out as flat columns.
+
+    Numbers become float32. An episode that neither terminates nor is truncated was cut by the end of the log: its
+    last transition becomes a timeout. One that does both has terminated, which decides whether the bootstrap is cut.
+
+    Args:
+        episodes: any iterable; read once.
+
+    Returns:
+        Columns of sum(T + 1) rows, not yet searched for NaN: `make_dataset` does that.
+
+    Raises:
+        UsageError: no episodes; an episode without transitions; shapes that do not fit each other; an episode that
+            goes on after it ended.
+    """
+    parts, sources = [], []
+    for index, episode in enumerate(episodes):
+        parts.append(_pad(index, episode))
+        sources.append(episode.source)
+    if not parts:
+        raise UsageError("The data holds no episodes; give at least one.")
+    for axis, column in ((0, "observations"), (1, "actions")):
+        widths = [part[axis].shape[1] for part in parts]
+        odd = next((index for index, width in enumerate(widths) if width != widths[0]), None)
+        if odd is not None:
+            raise UsageError(
+                f"Episode {odd} has {column} of {widths[odd]} numbers but episode 0 of {widths[0]};"
+                " all episodes of a data set must have the same shapes."
+            )
+    observations, actions, rewards, terminals, timeouts = zip(*parts, strict=True)
+    lengths = [len(array) for array in rewards]
+    return Columns(
+        observations=np.concatenate(observations),
+        actions=np.concatenate(actions),
+        rewards=np.concatenate(rewards),
+        terminals=np.concatenate(terminals),
+        timeouts=np.concatenate(timeouts),
+        episode=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
+        source=np.repeat(np.array(sources, dtype=np.int16), lengths),
+    )
+
+
+def _pad(index: int, episode: Episode) -> tuple[np.ndarray, ...]:
+    """Observations, actions, rewards, terminals, timeouts of T + 1 rows."""
+    observations, actions = np.asarray(episode.observations), np.asarray(episode.actions)
+    steps = len(actions)
+    if steps == 0:
+        raise UsageError(f"Episode {index} has length zero; leave out episodes without a transition.")
+    if observations.ndim != 2 or actions.ndim != 2:
+        raise UsageError(
+            f"Episode {index} has observations of shape {observations.shape} and actions of shape {actions.shape};"
+            " both must have two axes, (T + 1, S) and (T, A)."
+        )
+    per_transition = {
+        "rewards": np.asarray(episode.rewards),
+        "terminations": np.asarray(episode.terminations),
+        "truncations": np.asarray(episode.truncations),
+    }
+    expected = {"observations": (steps + 1, observations.shape[1])} | dict.fromkeys(per_transition, (steps,))
+    for column, array in ({"observations": observations} | per_transition).items():
+        if array.shape != expected[column]:
+            raise UsageError(
+                f"Episode {index} has {steps} actions, so its {column} must have shape {expected[column]},"
+                f" but they have {array.shape}."
+            )
+    terminals, truncations = per_transition["terminations"].astype(bool), per_transition["truncations"].astype(bool)
+    ended = np.flatnonzero((terminals | truncations)[:-1])
+    if ended.size:
+        raise UsageError(
+            f"Episode {index} ends at row {ended[0]} but goes on for {steps} transitions; split it into episodes there."
+        )
+    timeouts = np.zeros(steps, dtype=bool)
+    timeouts[-1] = not terminals[-1]
+    with np.errstate(over="ignore"):  # What overflows float32 becomes infinite, and is then refused by name.
+        rewards = per_transition["rewards"].astype(np.float32)
+        observations, actions = observations.astype(np.float32), actions.astype(np.float32)
+    last = ((0, 1),)
+    return (
+        observations,
+        np.pad(actions, ((0, 1), (0, 0))),
+        np.pad(rewards, last),
+        np.pad(terminals, last),
+        np.pad(timeouts, last),
+    )
+
+
+def make_dataset(
+    columns: Columns,
+    name: str,
+    *,
+    action_low: Sequence[float] | np.ndarray,
+    action_high: Sequence[float] | np.ndarray,
+    environment: str | None = None,
+    reference_min: float | None = None,
+    reference_max: float | None = None,
+    sources: Sequence[str] = (),
+) -> Dataset:
+    """Check columns and compute the facts an algorithm may know about them.
+
+    Actions outside their box by at most 1e-6 of max(1, its width) are rounding and are clipped; any further is
+    refused. A constant column is allowed: its standard deviation in the Spec is 0.
+
+    Args:
+        columns: rows in the layout of `raymix.types.Columns`.
+        name: canonical name.
+        action_low: (A,) finite.
+        action_high: (A,) finite, above `action_low`.
+        environment: Gymnasium `EnvSpec` as JSON.
+        reference_min: mean return that scores 0.
+        reference_max: mean return that scores 100; both references or none.
+        sources: names of the behaviour policies; `(name,)` where left empty.
+
+    Returns:
+        The data set.
+
+    Raises:
+        UsageError: wrong layout, NaN or infinity, actions outside their box, unusable bounds or references.
+    """
+    sources = tuple(sources) or (name,)
+    _check_layout(columns, name, len(sources))
+    for column in ("observations", "actions", "rewards"):
+        _refuse_non_finite(columns, column, name)
+    low, high = _check_bounds(columns, name, action_low, action_high)
+    columns = _clip_actions(columns, name, low, high)
+    _check_references(name, reference_min, reference_max)
+
+    rows = columns.transition_rows()
+    observation_mean, observation_std = _mean_and_std(columns.observations, rows)
+    action_mean, action_std = _mean_and_std(columns.actions, rows)
+    rewards = columns.rewards[rows]
+    returns = columns.episode_returns()
+    spec = Spec(
+        name=name,
+        hash=columns.digest(),
+        observation_dim=columns.observations.shape[1],
+        action_dim=columns.actions.shape[1],
+        action_low=tuple(low.tolist()),
+        action_high=tuple(high.tolist()),
+        observation_mean=observation_mean,
+        observation_std=observation_std,
+        action_mean=action_mean,
+        action_std=action_std,
+        reward_min=float(rewards.min()),
+        reward_max=float(rewards.max()),
+        num_transitions=len(rows),
+        num_episodes=len(returns),
+        returns_mean=float(returns.mean()),
+        environment=environment,
+        reference_min=reference_min,
+        reference_max=reference_max,
+        sources=sources,
+    )
+    return Dataset(spec, columns)
+
+
+def _check_layout(columns: Columns, name: str, num_sources: int) -> None:
+    rows = len(columns.episode)
+    if rows == 0:
+        raise UsageError(f"Data set {name} holds no episodes; give at least one.")
+    for column, dtype in _DTYPES.items():
+        array = getattr(columns, column)
+        axes = 2 if column in ("observations", "actions") else 1
+        if array.dtype != dtype or array.ndim != axes or len(array) != rows or 0 in array.shape:
+            shape = f"({rows}, width of at least 1)" if axes == 2 else f"({rows},)"
+            raise UsageError(
+                f"Column {column} of data set {name} is {array.dtype} of shape {array.shape};"
+                f" it must be {np.dtype(dtype)} of shape {shape}."
+            )
+    steps = np.diff(columns.episode)
+    if columns.episode[0] != 0 or not np.isin(steps, (0, 1)).all():
+        raise UsageError(f"Column episode of data set {name} is not 0, 0, ..., 1, 1, ... in order; number it so.")
+    lengths = np.bincount(columns.episode) - 1
+    if lengths.min() == 0:
+        raise UsageError(
+            f"Episode {lengths.argmin()} of data set {name} has length zero; leave out episodes without a transition."
+        )
+    last = columns.last_rows
+    ended = columns.terminals | columns.timeouts
+    if (
+        np.count_nonzero(ended) != len(last)
+        or not ended[last - 1].all()
+        or (columns.terminals & columns.timeouts).any()
+    ):
+        raise UsageError(
+            f"Data set {name} must mark the last transition of each episode, and no other row, as terminal or timeout."
+        )
+    if columns.source.min() < 0 or columns.source.max() >= num_sources:
+        raise UsageError(
+            f"Column source of data set {name} reaches {columns.source.min()} to {columns.source.max()},"
+            f" but there are {num_sources} source names; give one name per number from 0."
+        )
+
+
+def _refuse_non_finite(columns: Columns, column: str, name: str) -> None:
+    array = getattr(columns, column)
+    finite = np.isfinite(array)
+    if finite.all():
+        return
+    row = int(np.argwhere(~finite)[0][0])
+    raise UsageError(
+        f"Column {column} of data set {name} is not finite at {_place(columns, row)} ({array[row].tolist()});"
+        " mend or leave out that episode."
+    )
+
+
+def _check_bounds(
+    columns: Columns, name: str, low: Sequence[float] | np.ndarray, high: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    # Through float32, in which the actions are stored: a bound such as 0.1 must contain itself.
+    low_array, high_array = np.asarray(low, dtype=np.float32), np.asarray(high, dtype=np.float32)
+    shape = (columns.actions.shape[1],)
+    if low_array.shape != shape or high_array.shape != shape:
+        raise UsageError(
+            f"The action bounds of data set {name} have shapes {low_array.shape} and {high_array.shape};"
+            f" its actions need {shape}."
+        )
+    if not (np.isfinite(low_array).all() and np.isfinite(high_array).all() and (low_array < high_array).all()):
+        raise UsageError(
+            f"The action bounds of data set {name} are {low_array.tolist()} to {high_array.tolist()};"
+            " they must be finite, each low below its high."
+        )
+    return low_array, high_array
+
+
+def _clip_actions(columns: Columns, name: str, low: np.ndarray, high: np.ndarray) -> Columns:
+    outside = np.maximum(low - columns.actions, columns.actions - high)
+    worst = np.flatnonzero((outside > BOX_TOLERANCE * np.maximum(1.0, high - low)).any(axis=1))
+    # The padding row's zeros are no actions and need not lie in the box.
+    worst = worst[~np.isin(worst, columns.last_rows)]
+    if worst.size:
+        row = int(worst[0])
+        raise UsageError(
+            f"The action {columns.actions[row].tolist()} of data set {name} at {_place(columns, row)} is outside its"
+            f" box {low.tolist()} to {high.tolist()}; clip the actions or widen the bounds."
+        )
+    transition_outside = outside > 0
+    transition_outside[columns.last_rows] = False
+    if not transition_outside.any():
+        return columns
+    actions = np.where(transition_outside, np.clip(columns.actions, low, high), columns.actions)
+    return dataclasses.replace(columns, actions=actions)
+
+
+def _check_references(name: str, low: float | None, high: float | None) -> None:
+    if low is None and high is None:
+        return
+    if low is None or high is None or not np.isfinite([low, high]).all() or not low < high:
+        raise UsageError(
+            f"The reference scores of data set {name} are {low} and {high};"
+            " give two finite numbers, the first below the second, or neither."
+        )
+
+
+def _place(columns: Columns, row: int) -> str:
+    episode = int(columns.episode[row])
+    return f"episode {episode}, row {row - int(np.searchsorted(columns.episode, episode))}"
+
+
+def _mean_and_std(array: np.ndarray, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population standard deviation of some rows, in float64, a block at a time to bound memory."""
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            yield array[rows[start : start + _BLOCK_ROWS]].astype(np.float64)
+
+    mean = sum((block.sum(axis=0) for block in blocks()), np.zeros(array.shape[1])) / len(rows)
+    squares = sum((np.square(block - mean).sum(axis=0) for block in blocks()), np.zeros(array.shape[1]))
+    return tuple(mean.tolist()), tuple(np.sqrt(squares / len(rows)).tolist())

@@ -1,0 +1,306 @@
+"""The data set `raymix/fetchreach-multigoal-v0`: FetchReach with four goals, made here by scripted experts.
+
+Episode i goes to goal i % 4 by the proportional expert with noise, from its own seeds: the data do not depend on how
+many processes made them, and a smaller data set is the beginning of a larger one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+
+from raymix.data import minari as local_minari
+from raymix.data.columns import Episode
+from raymix.types import UsageError
+
+ENVIRONMENT = "raymix/FetchReachMultiGoal-v0"
+EPISODES_PER_GOAL = 500
+SOURCES = ("first-quadrant", "second-quadrant", "third-quadrant", "fourth-quadrant")
+SEED = 0
+REFERENCE_EPISODES = 20
+_STEPS = 50
+_CHUNK = 25
+_EXPERT, _BEST_EXPERT, _RANDOM = range(3)
+_WORKER_FLAG = "RAYMIX_ROLLOUT_WORKER"
+_logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called with (episodes done, episodes in all)."""
+
+
+def dataset_id(episodes_per_goal: int = EPISODES_PER_GOAL) -> str:
+    """The Minari id for a size: sizes other than 500 carry theirs, so that data sets never mix."""
+    if episodes_per_goal < 1:
+        raise UsageError(f"episodes_per_goal is {episodes_per_goal}; it must be at least 1.")
+    size = "" if episodes_per_goal == EPISODES_PER_GOAL else f"-{episodes_per_goal}"
+    return f"raymix/fetchreach-multigoal{size}-v0"
+
+
+def generate(
+    episodes_per_goal: int, *, seed: int = SEED, workers: int | None = None, progress: Progress | None = None
+) -> tuple[list[Episode], list[int], float, float]:
+    """Roll out the experts and the two reference policies.
+
+    Args:
+        episodes_per_goal: episodes for each of the four goals, of 50 transitions each.
+        seed: of everything; the same seed gives bit-identical episodes.
+        workers: processes; all usable cores if None, none but this one if 1.
+        progress: called in this process as episodes arrive.
+
+    Returns:
+        The episodes; the seed that `reset` got for each; the mean returns of the random policy and of the
+        best-goal expert over 20 episodes each.
+
+    Raises:
+        UsageError: called in a script without a `__main__` guard, or a mujoco that FetchReach cannot use.
+    """
+    dataset_id(episodes_per_goal)
+    number = len(SOURCES) * episodes_per_goal
+    kinds = [(_EXPERT, number), (_BEST_EXPERT, REFERENCE_EPISODES), (_RANDOM, REFERENCE_EPISODES)]
+    chunks = [
+        (seed, kind, start, min(start + _CHUNK, count)) for kind, count in kinds for start in range(0, count, _CHUNK)
+    ]
+    workers = min(workers or _usable_cores(), len(chunks))
+    results: dict[int, list[tuple[Episode, int]]] = {}
+    done = 0
+    with contextlib.closing(_run(chunks, workers)) as arriving:
+        for index, rolled in arriving:
+            results[index] = rolled
+            done += len(rolled)
+            if progress is not None:
+                progress(done, number + 2 * REFERENCE_EPISODES)
+    by_kind: dict[int, list[tuple[Episode, int]]] = {kind: [] for kind, _ in kinds}
+    for index, (_, kind, _, _) in enumerate(chunks):
+        by_kind[kind].extend(results[index])
+    reference_min, reference_max = (
+        float(np.mean([episode.rewards.sum(dtype=np.float64) for episode, _ in by_kind[kind]]))
+        for kind in (_RANDOM, _BEST_EXPERT)
+    )
+    episodes, seeds = zip(*by_kind[_EXPERT], strict=True)
+    return list(episodes), list(seeds), reference_min, reference_max
+
+
+def make(
+    episodes_per_goal: int = EPISODES_PER_GOAL, *, workers: int | None = None, progress: Progress | None = None
+) -> str:
+    """Make the Minari data set unless it is there already, and return its id.
+
+    It is written under a hidden folder of Minari's root and renamed into place when whole, under a lock: a kill
+    leaves nothing that counts as a data set, and of two processes the second waits and then finds it made.
+
+    Raises:
+        UsageError: as `generate`, or Minari's root cannot be written.
+    """
+    name = dataset_id(episodes_per_goal)
+    if is_made(episodes_per_goal):
+        return name
+    if _WORKER_FLAG in os.environ:
+        raise UsageError(_GUARD_SENTENCE)
+    import filelock
+
+    workspace = local_minari.root() / ".raymix"
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(workspace / f"{name.replace('/', '--')}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            _logger.warning("Another process is making %s; waiting for it.", name)
+            lock.acquire()
+    except OSError as error:
+        raise UsageError(
+            f"The data set {name} cannot be written under {local_minari.root()} ({error});"
+            " set MINARI_DATASETS_PATH to a folder that can be written."
+        ) from error
+    with lock:
+        if not is_made(episodes_per_goal):
+            _build(name, episodes_per_goal, workspace, workers, progress)
+    return name
+
+
+def is_made(episodes_per_goal: int = EPISODES_PER_GOAL) -> bool:
+    """Whether the data set of this size is there, whole."""
+    name = dataset_id(episodes_per_goal)
+    facts = local_minari.metadata(name)
+    number = len(SOURCES) * episodes_per_goal
+    return (
+        facts is not None
+        and facts.get("total_episodes") == number
+        and facts.get("sources") == list(SOURCES)
+        and (local_minari.root() / name / "data" / "main_data.hdf5").exists()
+    )
+
+
+def _build(name: str, episodes_per_goal: int, workspace: Path, workers: int | None, progress: Progress | None) -> None:
+    prefix = f"build-{name.replace('/', '--')}-"
+    for abandoned in workspace.glob(f"{prefix}*"):  # Ours alone: we hold the lock.
+        shutil.rmtree(abandoned)
+    episodes, seeds, reference_min, reference_max = generate(episodes_per_goal, workers=workers, progress=progress)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=workspace) as temporary:
+        with _minari_root(Path(temporary)):
+            _write(name, episodes, seeds, reference_min, reference_max)
+        target = local_minari.root() / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        namespace = target.parent / "namespace_metadata.json"
+        if not namespace.exists():
+            namespace.write_text(json.dumps({}))
+        if target.exists():  # Not whole, or there would be nothing to build; it goes with the temporary folder.
+            target.rename(Path(temporary) / "incomplete")
+        (Path(temporary) / name).rename(target)
+
+
+def _write(name: str, episodes: list[Episode], seeds: list[int], reference_min: float, reference_max: float) -> None:
+    import gymnasium
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    import raymix.envs  # noqa: F401  (registers the environment)
+
+    buffers = [
+        EpisodeBuffer(
+            seed=seed,
+            observations=episode.observations,  # type: ignore[arg-type]
+            actions=episode.actions,  # type: ignore[arg-type]
+            rewards=episode.rewards,  # type: ignore[arg-type]
+            terminations=episode.terminations,  # type: ignore[arg-type]
+            truncations=episode.truncations,  # type: ignore[arg-type]
+        )
+        for episode, seed in zip(episodes, seeds, strict=True)
+    ]
+    spec = gymnasium.spec(ENVIRONMENT)
+    with warnings.catch_warnings():
+        # Minari asks for an author, an e-mail address and a permalink.
+        warnings.filterwarnings("ignore", category=UserWarning, module="minari")
+        dataset = minari.create_dataset_from_buffers(
+            name,
+            buffers,
+            env=spec,
+            eval_env=spec,
+            ref_min_score=reference_min,
+            ref_max_score=reference_max,
+            num_episodes_average_score=REFERENCE_EPISODES,
+            algorithm_name="proportional expert, gain 10, action noise N(0, 0.2)",
+            description=(
+                "FetchReach with four goals around the gripper's start and no goal in the observation;"
+                " reward 2 per step in the first-quadrant goal, 1 in any other."
+            ),
+            requirements=["mujoco<3.12", "gymnasium-robotics>=1.4.2"],
+        )
+    dataset.storage.update_metadata({"sources": list(SOURCES)})
+    dataset.storage.update_episode_metadata([{"source": episode.source} for episode in episodes])
+
+
+@contextlib.contextmanager
+def _minari_root(path: Path) -> Iterator[None]:
+    """Minari takes its root from the environment only."""
+    with _environment_variable("MINARI_DATASETS_PATH", str(path)):
+        yield
+
+
+@contextlib.contextmanager
+def _environment_variable(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+_GUARD_SENTENCE = (
+    "A process that rolls out episodes ended early; if the calling script runs more than definitions on import, put"
+    ' that under `if __name__ == "__main__":`, or run `raymix data make fetchreach-multigoal` before it.'
+)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run(chunks: list[tuple[int, int, int, int]], workers: int) -> Generator[tuple[int, list[tuple[Episode, int]]]]:
+    if workers == 1:
+        for index, chunk in enumerate(chunks):
+            yield index, _roll(*chunk)
+        return
+    # Spawned, not forked: the caller may hold threads (Ray, torch) that a fork would break.
+    context = multiprocessing.get_context("spawn")
+    with (
+        _environment_variable(_WORKER_FLAG, "1"),
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool,
+    ):
+        futures = {pool.submit(_roll, *chunk): index for index, chunk in enumerate(chunks)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise UsageError(_GUARD_SENTENCE) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Pool processes outlive a killed parent, waiting for work; this ends them with it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _roll(seed: int, kind: int, start: int, stop: int) -> list[tuple[Episode, int]]:
+    """Episodes start to stop - 1 of one kind, with their reset seeds."""
+    import gymnasium
+
+    import raymix.envs  # noqa: F401  (registers the environment)
+    from raymix.envs.fetch import EXPERT_NOISE, FetchReachMultiGoal, expert_action
+
+    environment = gymnasium.make(ENVIRONMENT)
+    robot = environment.unwrapped
+    assert isinstance(robot, FetchReachMultiGoal)
+    rolled = []
+    for index in range(start, stop):
+        sequence = np.random.SeedSequence([seed, kind, index])
+        reset_seed = int(sequence.generate_state(1)[0])
+        generator = np.random.default_rng(sequence)
+        goal = index % len(SOURCES) if kind == _EXPERT else 0
+        observation, _ = environment.reset(seed=reset_seed)
+        observations, actions, rewards = [observation], [], []
+        truncated = False
+        while not truncated:
+            if kind == _RANDOM:
+                action = generator.uniform(-1.0, 1.0, 4).astype(np.float32)
+            else:
+                noise = EXPERT_NOISE * generator.standard_normal(4)
+                action = expert_action(observation[:3], robot.goals[goal], noise)
+            observation, reward, _, truncated, _ = environment.step(action)
+            observations.append(observation)
+            actions.append(action)
+            rewards.append(reward)
+        flags = np.zeros(len(rewards), dtype=bool)
+        truncations = flags.copy()
+        truncations[-1] = True
+        episode = Episode(
+            np.array(observations), np.array(actions), np.array(rewards, dtype=np.float32), flags, truncations, goal
+        )
+        rolled.append((episode, reset_seed))
+    environment.close()
+    return rolled

@@ -1,0 +1,207 @@
+"""The learner: one phase of an algorithm, written for one agent, trained for N members as one program.
+
+Losses are lifted over the member axis by `torch.vmap`; the gradient is that of the sum over members, which gives each
+member its own (a member's loss touches its own parameters only). Runs without Ray.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raymix.algorithms.base import Algorithm, Phase
+from raymix.config import AlgorithmConfig
+from raymix.learner.adam import adam_
+from raymix.learner.capture import Program
+from raymix.learner.networks import LiftedConfig, Networks, fresh_networks
+from raymix.learner.replay import DeviceReplay, DrawnBatch
+from raymix.learner.state import MemberState, flatten, unflatten
+from raymix.random import Key, streams
+
+
+@dataclass
+class Chunk:
+    """What one stretch of steps gives back, on the host."""
+
+    steps: int
+    metrics: dict[str, list[float]]
+    """Means over the chunk's steps, one value per seat."""
+
+
+class Learner:
+    """N seats that train one phase of one algorithm in lock-step.
+
+    All seats share `config`'s structure fields; scalars and the seed belong to the member in the seat. Every seat is
+    computed always: an unclaimed one trains a copy that nobody reads, so that admission never changes the program.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        config: AlgorithmConfig,
+        phase: str,
+        replay: DeviceReplay,
+        width: int,
+        capture: str = "auto",
+    ) -> None:
+        self.algorithm, self.config, self.replay, self.width = algorithm, config, replay, width
+        self.phase: Phase = next(found for found in algorithm.phases if found.name == phase)
+        self.device, self.dtype = replay.observations.device, replay.observations.dtype
+        self._modules = {
+            name: module.to(self.device, self.dtype).requires_grad_(False)
+            for name, module in fresh_networks(algorithm, replay.spec, config, seed=0).items()
+        }
+        self._structure = config.of_kind("structure")
+        self.program = Program(self._step, self.device, capture)
+        # Updates with `every` > 1 and the targets' pace are read from the step, which all seats must agree on.
+        self.period = math.lcm(self.phase.targets_every, *(update.every for update in self.phase.updates))
+        blank = self.fresh(config, seed=0)
+        stacked = {name: torch.stack([value] * width) for name, value in blank.tensors.items()}
+        self._state = unflatten({name: value.to(self.device) for name, value in stacked.items()})
+        self._scalars = {
+            name: torch.full((width,), float(value), device=self.device, dtype=self.dtype)
+            for name, value in config.of_kind("scalar").items()
+        }
+        self._seeds = torch.zeros(width, dtype=torch.int64, device=self.device)
+        self._steps = torch.zeros(width, dtype=torch.int64, device=self.device)
+
+    # Seats
+
+    def fresh(self, config: AlgorithmConfig, seed: int) -> MemberState:
+        """A new member at step 0 of this phase: networks initialised from its seed, optimisers at rest."""
+        modules = fresh_networks(self.algorithm, self.replay.spec, config, seed)
+        parameters = {
+            name: {key: value.detach().to(self.dtype) for key, value in module.named_parameters()}
+            for name, module in modules.items()
+        }
+        targets = {name: parameters[name] for phase in self.algorithm.phases for name in phase.targets}
+        networks = flatten({"parameters": parameters, "targets": targets})
+        return MemberState(self.phase.name, 0, seed, {**networks, **self._resting_optimisers(networks)})
+
+    def entering(self, state: MemberState) -> MemberState:
+        """A member that finished another phase, at step 0 of this one: same networks, optimisers at rest."""
+        networks = {name: value for name, value in state.tensors.items() if not name.startswith("adam/")}
+        return MemberState(self.phase.name, 0, state.seed, {**networks, **self._resting_optimisers(networks)})
+
+    def _resting_optimisers(self, networks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for update in self.phase.updates:
+            tensors[f"adam/{update.loss}/count"] = torch.zeros((), dtype=torch.int64)
+            for name, value in networks.items():
+                kind, network, *_ = name.split("/")
+                if kind == "parameters" and network in update.networks:
+                    for moment in ("means", "squares"):
+                        tensors[f"adam/{update.loss}/{moment}/{name.split('/', 1)[1]}"] = torch.zeros_like(value)
+        return tensors
+
+    def load(self, seat: int, state: MemberState, config: AlgorithmConfig) -> None:
+        """Seat a member: its weights, optimisers and step from `state`, its scalars from `config`."""
+        if state.phase != self.phase.name:
+            raise ValueError(f"a member in phase {state.phase!r} cannot sit in a learner of phase {self.phase.name!r}")
+        ours = flatten(self._state)
+        if ours.keys() != state.tensors.keys():
+            raise ValueError(f"the state's tensors are not this program's: {sorted(ours.keys() ^ state.tensors.keys())}")
+        for name, value in state.tensors.items():
+            ours[name][seat].copy_(value)
+        self._seeds[seat], self._steps[seat] = state.seed, state.step
+        self.set_scalars(seat, config)
+
+    def set_scalars(self, seat: int, config: AlgorithmConfig) -> None:
+        """Write a member's scalar hyperparameters in place."""
+        for name, value in config.of_kind("scalar").items():
+            self._scalars[name][seat] = float(value)
+
+    def state(self, seat: int) -> MemberState:
+        """A copy, on the host, of everything that a step of this member reads except its scalars."""
+        tensors = {name: value[seat].detach().cpu().clone() for name, value in flatten(self._state).items()}
+        return MemberState(self.phase.name, int(self._steps[seat]), int(self._seeds[seat]), tensors)
+
+    def acting_weights(self, seat: int) -> dict[str, Tensor]:
+        """Host copies of the parameters that `sample_actions` needs, as `network/parameter`."""
+        parameters = {name: self._state["parameters"][name] for name in self.algorithm.acting}
+        return {name: value[seat].detach().cpu().clone() for name, value in flatten(parameters).items()}
+
+    # Training
+
+    def run(self, steps: int) -> Chunk:
+        """Train every seat for `steps` steps. Nothing waits for the device before the chunk ends."""
+        offsets = self._steps % self.period
+        first = int(offsets[0])
+        if not bool((offsets == first).all()):
+            raise ValueError(f"seats are at steps {self._steps.tolist()}, which differ modulo {self.period}")
+        times = self._steps + torch.arange(steps, device=self.device)[:, None]
+        starts = streams(self._seeds, times, updates=len(self.phase.updates))
+        names: list[str] = []
+        totals: list[Tensor] = []
+        counts: dict[str, int] = {}
+        for index in range(steps):
+            metrics = self.program(self._state, self._scalars, starts[index], (first + index) % self.period)
+            names, values = list(metrics), list(metrics.values())
+            for name in names:
+                counts[name] = counts.get(name, 0) + 1
+            if not totals:
+                totals = [torch.zeros_like(value) for value in values]
+            torch._foreach_add_(totals, values)
+        self._steps += steps
+        means = torch.stack(totals).cpu().double()
+        return Chunk(steps, {name: (row / counts[name]).tolist() for name, row in zip(names, means)})
+
+    def _step(
+        self, state: dict[str, Any], scalars: dict[str, Tensor], starts: Tensor, clock: int
+    ) -> dict[str, Tensor]:
+        """One step of all seats, in place: (N, updates, DRAWS) random starts -> metrics of shape (N,)."""
+        metrics: dict[str, Tensor] = {}
+        parameters, targets = state["parameters"], state["targets"]
+        for index, update in enumerate(self.phase.updates):
+            if clock % update.every:
+                continue
+            trained = {name: parameters[name] for name in update.networks}
+            gradients, (losses, details) = torch.func.grad(self._summed_loss, has_aux=True)(
+                trained, parameters, targets, scalars, starts[:, index], index
+            )
+            metrics[update.loss] = losses
+            metrics.update(details)
+            optimiser = state["adam"][update.loss]
+            adam_(
+                *(list(flatten(tree).values()) for tree in (trained, gradients)),
+                *(list(flatten(optimiser[moment]).values()) for moment in ("means", "squares")),
+                optimiser["count"],
+                scalars[update.learning_rate],
+            )
+        if self.phase.targets and clock % self.phase.targets_every == 0:
+            for network in self.phase.targets:
+                for name, value in targets[network].items():
+                    share = scalars["tau"].view((-1,) + (1,) * (value.dim() - 1))
+                    value.lerp_(parameters[network][name], share)
+        return metrics
+
+    def _summed_loss(
+        self,
+        trained: dict[str, dict[str, Tensor]],
+        parameters: dict[str, dict[str, Tensor]],
+        targets: dict[str, dict[str, Tensor]],
+        scalars: dict[str, Tensor],
+        starts: Tensor,
+        index: int,
+    ) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
+        """The sum over members of one update's loss; losses and metrics per member beside it."""
+        update = self.phase.updates[index]
+        loss_function = getattr(self.algorithm, update.loss)
+        batch_size = self._structure[update.batch_size]
+
+        def member_loss(
+            parameters: Any, targets: Any, scalars: dict[str, Tensor], starts: Tensor
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            key = Key(starts, self.dtype)
+            rows = self.replay.rows[key.integers(len(self.replay.rows), batch_size)]
+            config = LiftedConfig(self._structure, scalars)
+            nets = Networks(self._modules, parameters, targets)
+            return loss_function(nets, DrawnBatch(self.replay, rows), config, key)
+
+        losses, details = torch.vmap(member_loss)({**parameters, **trained}, targets, scalars, starts)
+        return losses.sum(), (losses.detach(), {name: value.detach() for name, value in details.items()})

@@ -1,0 +1,81 @@
+"""A data set on a training device: shared columns, and the minibatches that are views of drawn rows."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raymix.types import Dataset, Spec
+
+
+class DeviceReplay:
+    """One data set's columns as tensors on one device, shared by all members that train there.
+
+    On a CPU the columns may alias read-only memory that other processes see (the object store), so they are never
+    handed out: `batch` gathers drawn rows into new tensors.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        with_next_action: bool = False,
+    ) -> None:
+        columns, spec = dataset.columns, dataset.spec
+        self.spec = spec
+        self.observations = _tensor(columns.observations, device, dtype)
+        self.actions = _to_unit_box(_tensor(columns.actions, device, dtype), spec)
+        self.rewards = _tensor(columns.rewards, device, dtype)
+        self.terminals = _tensor(columns.terminals, device, torch.bool)
+        self.rows = torch.from_numpy(columns.transition_rows(with_next_action)).to(device)
+        """(N,) rows that start a transition and may be drawn."""
+
+
+class DrawnBatch:
+    """The transitions that start at `rows` (B,): an `algorithms.base.Batch` that gathers what is asked for."""
+
+    def __init__(self, replay: DeviceReplay, rows: Tensor) -> None:
+        self._replay, self._rows = replay, rows
+
+    @property
+    def observations(self) -> Tensor:
+        return self._replay.observations[self._rows]
+
+    @property
+    def actions(self) -> Tensor:
+        return self._replay.actions[self._rows]
+
+    @property
+    def rewards(self) -> Tensor:
+        return self._replay.rewards[self._rows]
+
+    @property
+    def next_observations(self) -> Tensor:
+        return self._replay.observations[self._rows + 1]
+
+    @property
+    def next_actions(self) -> Tensor:
+        return self._replay.actions[self._rows + 1]
+
+    @property
+    def terminals(self) -> Tensor:
+        return self._replay.terminals[self._rows].to(self._replay.rewards.dtype)
+
+
+def _tensor(array: np.ndarray, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    with warnings.catch_warnings():
+        # Read-only shared memory: torch warns that writing would be undefined; DeviceReplay never writes.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array).to(device=device, dtype=dtype)
+
+
+def _to_unit_box(actions: Tensor, spec: Spec) -> Tensor:
+    """Actions scaled from the environment's box to [-1, 1]^A; the same memory where they are there already."""
+    low, high = actions.new_tensor(spec.action_low), actions.new_tensor(spec.action_high)
+    if bool((low == -1).all() and (high == 1).all()):
+        return actions
+    return (actions - low) * (2.0 / (high - low)) - 1.0

@@ -1,0 +1,43 @@
+"""A member's training state: everything a step reads, detached from the seat and the program it sits in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MemberState:
+    """One member between two steps. Hyperparameters are not part of it: they come from its configuration."""
+
+    phase: str
+    step: int
+    """Gradient steps done in this phase."""
+    seed: int
+    tensors: dict[str, Tensor]
+    """Host tensors by path: `parameters/NET/NAME`, `targets/NET/NAME`, `adam/LOSS/{count,means/...,squares/...}`."""
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries to one with paths such as `parameters/critic/0.weight`."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}/"))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`, with the empty branches that a program looks up."""
+    tree: dict[str, Any] = {"parameters": {}, "targets": {}, "adam": {}}
+    for path, value in flat.items():
+        *branches, leaf = path.split("/")
+        node = tree
+        for branch in branches:
+            node = node.setdefault(branch, {})
+        node[leaf] = value
+    return tree

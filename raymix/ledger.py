@@ -1,0 +1,308 @@
+"""The ledger: append-only results, each (config_id, seed, phase, step) exactly once, whatever was killed.
+
+A ledger is a folder of immutable Parquet segments, on a local disk or on any `pyarrow` filesystem::
+
+    <config_id>-<attempt>-<sequence>-<digest>.parquet      0123456789ab-0002-000007-89abcdef01234567.parquet
+
+A trial has one `LedgerWriter`. A restarted trial writes under the next attempt, so nothing is ever overwritten; where
+two attempts hold the same key, `read` returns the later one. The digest is of the file's bytes, so that damage is
+found wherever it sits (Parquet's own page checksums do not cover page headers and the footer).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet
+
+from raymix.types import Metrics, UsageError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("config_id", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("phase", pa.string(), nullable=False),
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("attempt", pa.int64(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("dataset_hash", pa.string(), nullable=False),
+        pa.field("algorithm", pa.string(), nullable=False),
+        pa.field("config", pa.string(), nullable=False),
+        pa.field("returns", pa.list_(pa.float64()), nullable=False),
+        pa.field("lengths", pa.list_(pa.int64()), nullable=False),
+        pa.field("metrics", pa.string(), nullable=False),
+        pa.field("diverged", pa.bool_(), nullable=False),
+        pa.field("agent_seconds", pa.float64(), nullable=False),
+        pa.field("wall_time", pa.float64(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("reference_min", pa.float64()),
+        pa.field("reference_max", pa.float64()),
+    ]
+)
+"""The columns of a ledger; the fields of `Row`, with `config` and `metrics` as JSON text."""
+
+_SEGMENT = re.compile(r"([0-9a-f]{12})-(\d+)-(\d+)-([0-9a-f]{16})\.parquet")
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one seed of one configuration had reached at one step."""
+
+    run: str
+    """Name of the run's folder."""
+    seed: int
+    phase: str
+    step: int
+    """Gradient steps done in this phase."""
+    dataset: str
+    dataset_hash: str
+    algorithm: str
+    config: Mapping[str, Any]
+    """All hyperparameters, without the seed."""
+    returns: tuple[float, ...] = ()
+    """Undiscounted return of each evaluation episode; empty where nothing was evaluated."""
+    lengths: tuple[int, ...] = ()
+    """Environment steps of each evaluation episode."""
+    metrics: Metrics = dataclasses.field(default_factory=dict)
+    """Training metrics; may hold NaN and infinities."""
+    diverged: bool = False
+    """This seed met a non-finite loss at or before this step."""
+    agent_seconds: float
+    """Device seconds spent on this seed so far."""
+    wall_time: float
+    """Unix seconds at which the row was made."""
+    version: str
+    """Version of raymix."""
+    reference_min: float | None = None
+    reference_max: float | None = None
+    """Returns that `normalized_score` maps to 0 and 100, where the data set has them."""
+    config_id: str = ""
+    """Filled in by the writer."""
+    attempt: int = 0
+    """Filled in by the writer: 1, 2, ..."""
+
+
+class _Segment(NamedTuple):
+    """A segment's name, in the order in which segments supersede each other."""
+
+    config_id: str
+    attempt: int
+    sequence: int
+    digest: str
+    path: str
+
+
+def config_id(algorithm: str, dataset_name: str, dataset_hash: str, config: Mapping[str, Any]) -> str:
+    """12 hex digits that name a configuration on a data set; `seed` and `seeds` in `config` do not count."""
+    values = {name: value for name, value in config.items() if name not in ("seed", "seeds")}
+    text = encode({"algorithm": algorithm, "config": values, "dataset": dataset_name, "dataset_hash": dataset_hash})
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def encode(values: Mapping[str, Any]) -> str:
+    """Canonical JSON: sorted names, no blanks, non-finite floats as "NaN", "Infinity", "-Infinity"."""
+    return json.dumps(_plain(values), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def decode(text: str) -> dict[str, Any]:
+    """The inverse of `encode` (tuples come back as lists)."""
+    return {name: _decoded(value) for name, value in json.loads(text).items()}
+
+
+class LedgerWriter:
+    """Appends the rows of one trial to the ledger in `folder` (a local path or a `pyarrow` filesystem URI).
+
+    `attempt` comes from `next_attempt`. Raises `UsageError` for a folder that cannot be written, and for an attempt
+    that has rows already.
+    """
+
+    def __init__(self, folder: str, config_id: str, attempt: int) -> None:
+        if not re.fullmatch(r"[0-9a-f]{12}", config_id):
+            raise UsageError(f"config_id {config_id!r} is not 12 hex digits; make it with raymix.ledger.config_id")
+        if attempt < 1:
+            raise UsageError(f"attempt is {attempt} but counts from 1; take it from raymix.ledger.next_attempt")
+        self.config_id, self.attempt, self._sequence = config_id, attempt, 0
+        self._filesystem, self._path = _filesystem(folder)
+        try:
+            self._filesystem.create_dir(self._path, recursive=True)
+        except OSError as error:
+            raise UsageError(f"cannot make the ledger folder {folder}: {error}; choose another storage") from error
+        if self._is_local:
+            if not os.access(self._path, os.W_OK):
+                raise UsageError(f"cannot write to the ledger folder {folder}; choose another storage")
+            _sync_folder(os.path.dirname(self._path))
+        if (following := next_attempt(folder, config_id)) > attempt:
+            raise UsageError(
+                f"attempt {attempt} of {config_id} is not after those in {folder}; "
+                f"the next one is {following} (raymix.ledger.next_attempt)"
+            )
+
+    def append(self, rows: Iterable[Row]) -> str | None:
+        """Write `rows` as one segment, all or nothing, and return its name (None without rows).
+
+        Once this returns, a local segment survives a power loss.
+        """
+        records = [self._record(row) for row in rows]
+        if not records:
+            return None
+        sink = pa.BufferOutputStream()
+        pa.parquet.write_table(pa.Table.from_pylist(records, schema=SCHEMA), sink, write_page_checksum=True)
+        data = sink.getvalue().to_pybytes()
+        name = f"{self.config_id}-{self.attempt:04d}-{self._sequence:06d}-{_digest(data)}.parquet"
+        # Readers take only names of segments, so a writer that dies before the rename leaves nothing to read.
+        temporary = f"{self._path}/.{uuid.uuid4().hex}.tmp"
+        if self._is_local:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, f"{self._path}/{name}")
+            _sync_folder(self._path)
+        else:
+            with self._filesystem.open_output_stream(temporary) as stream:
+                stream.write(data)
+            self._filesystem.move(temporary, f"{self._path}/{name}")
+        self._sequence += 1
+        return name
+
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self._filesystem, pa.fs.LocalFileSystem)
+
+    def _record(self, row: Row) -> dict[str, Any]:
+        if row.config_id not in ("", self.config_id):
+            raise UsageError(f"a row of {row.config_id} went to the writer of {self.config_id}; use one writer each")
+        record = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+        record |= {"config_id": self.config_id, "attempt": self.attempt}
+        return record | {"config": encode(row.config), "metrics": encode(row.metrics)}
+
+
+def next_attempt(folder: str, config_id: str) -> int:
+    """1 + the highest attempt of this configuration in the ledger; 1 where it has none."""
+    return 1 + max((s.attempt for s in _segments(*_filesystem(folder)) if s.config_id == config_id), default=0)
+
+
+def read(folder: str) -> pa.Table:
+    """The whole ledger in the columns of `SCHEMA`, every (config_id, seed, phase, step) once.
+
+    Of several rows with one key, the highest attempt wins, then the last written. Sorted by config_id, seed, phase (in
+    the order in which the configuration went through them) and step: a killed and resumed run reads like one that
+    was not. Raises `UsageError` where there is no such folder, and for a damaged segment, by name.
+    """
+    filesystem, path = _filesystem(folder)
+    if filesystem.get_file_info(path).type != pa.fs.FileType.Directory:
+        raise UsageError(f"there is no ledger at {folder}; give the folder `ledger` of a run")
+    segments = sorted(_segments(filesystem, path))
+    table = pa.concat_tables([SCHEMA.empty_table(), *(_read_segment(filesystem, segment) for segment in segments)])
+    newest: dict[tuple[str, int, str, int], int] = {}
+    phases: dict[str, dict[str, int]] = {}
+    for index, key in enumerate(_keys(table)):
+        newest[key] = index
+        order = phases.setdefault(key[0], {})
+        order.setdefault(key[2], len(order))
+    kept = sorted(newest, key=lambda key: (key[0], key[1], phases[key[0]][key[2]], key[3]))
+    return table.take(pa.array([newest[key] for key in kept], pa.int64())).combine_chunks()
+
+
+def rows(table: pa.Table) -> list[Row]:
+    """The rows of a table from `read`, with `config` and `metrics` decoded."""
+    return [
+        Row(
+            **record
+            | {"config": decode(record["config"]), "metrics": decode(record["metrics"])}
+            | {"returns": tuple(record["returns"]), "lengths": tuple(record["lengths"])}
+        )
+        for record in table.to_pylist()
+    ]
+
+
+def completed(table: pa.Table) -> dict[tuple[str, int, str], int]:
+    """The last step of a table from `read`, by (config_id, seed, phase)."""
+    # Sorted by step, so the last one stays.
+    return {(config, seed, phase): step for config, seed, phase, step in _keys(table)}
+
+
+def _keys(table: pa.Table) -> Iterator[tuple[str, int, str, int]]:
+    return zip(*(table[name].to_pylist() for name in ("config_id", "seed", "phase", "step")), strict=True)
+
+
+def _filesystem(folder: str) -> tuple[pa.fs.FileSystem, str]:
+    if "://" not in folder:
+        return pa.fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(folder))
+    try:
+        filesystem, path = pa.fs.FileSystem.from_uri(folder)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UsageError(
+            f"cannot open {folder}: {error}; give a local path or a URI such as s3://bucket/run"
+        ) from error
+    return filesystem, path
+
+
+def _segments(filesystem: pa.fs.FileSystem, path: str) -> list[_Segment]:
+    found = filesystem.get_file_info(pa.fs.FileSelector(path, allow_not_found=True))
+    matches = [(match, info.path) for info in found if (match := _SEGMENT.fullmatch(info.base_name))]
+    return [_Segment(match[1], int(match[2]), int(match[3]), match[4], file) for match, file in matches]
+
+
+def _read_segment(filesystem: pa.fs.FileSystem, segment: _Segment) -> pa.Table:
+    with filesystem.open_input_file(segment.path) as file:
+        data = file.read()
+    if _digest(data) != segment.digest:
+        raise UsageError(
+            f"the ledger segment {segment.path} is damaged (its bytes do not match the digest in its name); "
+            "restore it from a copy, or remove it to go on without its rows"
+        )
+    table = pa.parquet.read_table(pa.BufferReader(data))
+    if not table.schema.equals(SCHEMA):
+        unlike = sorted(set(SCHEMA.names) ^ set(table.schema.names)) or "types"
+        raise UsageError(f"{segment.path} has other columns ({unlike}); read it with the raymix version that wrote it")
+    return table
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _sync_folder(path: str) -> None:
+    """Make a rename in this folder last: a file's own fsync does not cover its name."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(value: Any) -> Any:
+    """`value` out of what strict JSON knows."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _decoded(value: Any) -> Any:
+    """The inverse of `_plain`, as far as JSON kept the type."""
+    if isinstance(value, dict):
+        return {name: _decoded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    return _NON_FINITE.get(value, value) if isinstance(value, str) else value

@@ -1,0 +1,71 @@
+"""Building blocks: multi-layer perceptrons, ensembles of them, and standardisation that lives inside a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from raymix.types import Spec
+
+
+def mlp(input_dim: int, hidden_dims: Sequence[int], output_dim: int) -> nn.Sequential:
+    """(..., input_dim) -> (..., output_dim): ReLU after each hidden layer, linear output, PyTorch's initialisation."""
+    widths = (input_dim, *hidden_dims)
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:]):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], output_dim))
+
+
+class EnsembleLinear(nn.Module):
+    """K independent linear layers: (K or 1, B, input_dim) -> (K, B, output_dim)."""
+
+    def __init__(self, count: int, input_dim: int, output_dim: int) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(input_dim)  # what nn.Linear does, per layer
+        self.weight = nn.Parameter(torch.empty(count, output_dim, input_dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(count, output_dim).uniform_(-bound, bound))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.weight.mT + self.bias[:, None]
+
+
+class EnsembleMLP(nn.Module):
+    """K independent `mlp`s on the same input: (B, input_dim) -> (K, B, output_dim)."""
+
+    def __init__(self, count: int, input_dim: int, hidden_dims: Sequence[int], output_dim: int) -> None:
+        super().__init__()
+        widths = (input_dim, *hidden_dims, output_dim)
+        self.layers = nn.ModuleList(EnsembleLinear(count, a, b) for a, b in zip(widths, widths[1:]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = inputs[None]
+        for layer in self.layers[:-1]:
+            hidden = torch.relu(layer(hidden))
+        return self.layers[-1](hidden)
+
+
+class Standardise(nn.Module):
+    """(x - mean) / scale with constants of the data set; inside the network, so that nobody can forget it."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Sequence[float], scale: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("scale", torch.tensor(scale))
+
+    @classmethod
+    def noisy(cls, spec: Spec) -> Standardise:
+        """By the observations' mean and sqrt(variance + 0.05^2), so that a constant dimension stays finite.
+
+        LOM's code fits its scaler to observations with normal noise of sd 0.05; this is that scaler's expectation.
+        """
+        return cls(spec.observation_mean, [(std**2 + 0.05**2) ** 0.5 for std in spec.observation_std])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs - self.mean) / self.scale

@@ -1,0 +1,79 @@
+"""Policies: networks from observations to actions, or to the parameters of a distribution over actions.
+
+Actions are in the unit box [-1, 1]^A throughout; `learner.replay` and `evaluation.policy` map to and from the
+environment's box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from raymix.nn.layers import Standardise, mlp
+
+
+class Gaussian(NamedTuple):
+    """Diagonal Gaussian over actions, not squashed."""
+
+    mean: Tensor
+    """(B, A)."""
+    log_std: Tensor
+    """Broadcasts to (B, A)."""
+
+
+class Mixture(NamedTuple):
+    """Mixture of M diagonal Gaussians over actions, not squashed."""
+
+    means: Tensor
+    """(B, M, A)."""
+    log_stds: Tensor
+    """(B, M, A), as the network gives them: whoever uses them clamps them."""
+    logits: Tensor
+    """(B, M): the mixing weights are their softmax."""
+
+
+class DeterministicPolicy(nn.Module):
+    """tanh of an `mlp`: (B, S) -> (B, A)."""
+
+    def __init__(self, standardise: Standardise, hidden_dims: Sequence[int], action_dim: int) -> None:
+        super().__init__()
+        self.standardise = standardise
+        self.trunk = mlp(len(standardise.mean), hidden_dims, action_dim)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return torch.tanh(self.trunk(self.standardise(observations)))
+
+
+class GaussianPolicy(nn.Module):
+    """tanh mean and a standard deviation that does not depend on the state: (B, S) -> `Gaussian`."""
+
+    def __init__(self, standardise: Standardise, hidden_dims: Sequence[int], action_dim: int) -> None:
+        super().__init__()
+        self.mean = DeterministicPolicy(standardise, hidden_dims, action_dim)
+        self.log_std = nn.Parameter(torch.zeros(action_dim))
+
+    def forward(self, observations: Tensor) -> Gaussian:
+        return Gaussian(self.mean(observations), self.log_std)
+
+
+class MixturePolicy(nn.Module):
+    """Mixture density network (Bishop, 1994): (B, S) -> `Mixture`; means are tanh, kept 1e-4 inside the box."""
+
+    def __init__(
+        self, standardise: Standardise, hidden_dims: Sequence[int], action_dim: int, num_components: int
+    ) -> None:
+        super().__init__()
+        self.standardise = standardise
+        self.num_components, self.action_dim = num_components, action_dim
+        self.trunk = mlp(len(standardise.mean), hidden_dims, num_components * (2 * action_dim + 1))
+
+    def forward(self, observations: Tensor) -> Mixture:
+        output = self.trunk(self.standardise(observations))
+        size = self.num_components * self.action_dim
+        means, log_stds, logits = output.split((size, size, self.num_components), -1)
+        shape = (*output.shape[:-1], self.num_components, self.action_dim)
+        means = torch.tanh(means).clamp(-0.9999, 0.9999)
+        return Mixture(means.reshape(shape), log_stds.reshape(shape), logits)

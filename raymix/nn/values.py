@@ -1,0 +1,22 @@
+"""Value functions: state-action critics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from raymix.nn.layers import EnsembleMLP, Standardise
+
+
+class Critics(nn.Module):
+    """K state-action values: observations (B, S), actions (B, A) in the unit box -> (K, B)."""
+
+    def __init__(self, count: int, standardise: Standardise, action_dim: int, hidden_dims: Sequence[int]) -> None:
+        super().__init__()
+        self.standardise = standardise
+        self.ensemble = EnsembleMLP(count, len(standardise.mean) + action_dim, hidden_dims, 1)
+
+    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        return self.ensemble(torch.cat((self.standardise(observations), actions), -1)).squeeze(-1)

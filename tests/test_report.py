@@ -1,0 +1,276 @@
+"""Reports from a synthetic ledger: the numbers, the table, the figure, the files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from raymix import ledger
+from raymix.ledger import LedgerWriter, Row
+from raymix.report import find_run, write_report
+from raymix.report.statistics import interquartile_mean, interval, summarize
+from raymix.report.tables import records, render, score_table, swept_fields
+from raymix.types import UsageError
+
+DATASET = "raymix/toy-v0"
+OFFSETS = (-1.0, 0.0, 1.0)
+"""What the three seeds of `add` add to a score."""
+
+
+def add(
+    run: Path,
+    config: dict[str, Any],
+    score: float,
+    *,
+    algorithm: str = "lom",
+    dataset: str = DATASET,
+    seeds: int = 3,
+    steps: tuple[int, ...] = (100, 200, 300),
+    diverged: tuple[int, ...] = (),
+    references: tuple[float | None, float | None] = (0.0, 50.0),
+) -> None:
+    """One configuration as a sweep writes it: a phase `mixture` that is not evaluated, then `main`.
+
+    At step n seed s scores `score * n / 300 + OFFSETS[s % 3]`.
+    """
+    config = {"steps": 300, "lr": 3e-4} | config
+    identifier = ledger.config_id(algorithm, dataset, "abc", config)
+    writer = LedgerWriter(str(run / "ledger"), identifier, ledger.next_attempt(str(run / "ledger"), identifier))
+    (run / "sweep.json").write_text("{}")
+    for phase, step in [("mixture", 500), *(("main", step) for step in steps)]:
+        chunk = []
+        for seed in range(seeds):
+            mean = score * step / 300 + OFFSETS[seed % 3]
+            returns = (mean - 2, mean + 2) if phase == "main" else ()
+            chunk.append(
+                Row(
+                    run=run.name,
+                    seed=seed,
+                    phase=phase,
+                    step=step,
+                    dataset=dataset,
+                    dataset_hash="abc",
+                    algorithm=algorithm,
+                    config=config,
+                    returns=returns,
+                    lengths=(50,) * len(returns),
+                    diverged=phase == "main" and seed in diverged,
+                    agent_seconds=1.0,
+                    wall_time=1.7e9,
+                    version="0.1.0",
+                    reference_min=references[0],
+                    reference_max=references[1],
+                )
+            )
+        writer.append(chunk)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "lom_M-1"
+    folder.mkdir()
+    return folder
+
+
+def frame_of(run: Path, **choices: str) -> Any:
+    return score_table(ledger.read(str(run / "ledger")), **choices)
+
+
+def test_few_values_have_a_student_interval() -> None:
+    # By hand: mean 94, standard error 2 / sqrt(3), t(0.975, 2) = 4.302653.
+    low, high = interval([92.0, 94.0, 96.0]) or (0.0, 0.0)
+    assert (low, high) == pytest.approx((94 - 4.968276, 94 + 4.968276), abs=1e-5)
+    values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0, 5.0]
+    expected = stats.t.interval(0.9, 8, np.mean(values), stats.sem(values))
+    assert interval(values, confidence=0.9) == pytest.approx(expected)
+
+
+def test_many_values_have_the_same_bootstrap_interval_every_time() -> None:
+    values = np.random.default_rng(1).normal(50.0, 10.0, size=40)
+    low, high = interval(list(values)) or (0.0, 0.0)
+    assert (low, high) == interval(list(values))
+    half = 1.96 * stats.sem(values)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.2 * half)
+
+
+def test_intervals_at_the_edges() -> None:
+    assert interval([]) is None and interval([1.0, 2.0]) is None
+    assert interval([7.0] * 3) == (7.0, 7.0) and interval([7.0] * 12) == (7.0, 7.0)
+    with pytest.raises(UsageError, match="finite"):
+        interval([1.0, 2.0, math.nan])
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        interval([1.0, 2.0, 3.0], confidence=95)
+
+
+def test_a_summary_counts_diverged_seeds_and_leaves_them_out() -> None:
+    summary = summarize([1.0, math.nan, 3.0, math.inf])
+    assert (summary.mean, summary.seeds, summary.diverged, summary.interval) == (2.0, 4, 2, None)
+    assert summary.std == pytest.approx(math.sqrt(2))
+    nothing = summarize([math.nan])
+    assert math.isnan(nothing.mean) and math.isnan(nothing.std) and math.isnan(nothing.iqm)
+    # A quarter of eight is cut from each end: the mean of 3, 4, 5, 6.
+    assert interquartile_mean([100.0, 1, 2, 3, 4, 5, 6, -100.0]) == pytest.approx(np.mean([2, 3, 4, 5]))
+
+
+def test_the_table_shows_swept_fields_in_natural_order(run: Path) -> None:
+    for components in (10, 5, 1):
+        add(run, {"num_components": components}, 90.0 + components)
+    frame = frame_of(run)
+    assert swept_fields(frame) == ["num_components"]
+    assert list(frame["num_components"]) == [1, 5, 10]
+    assert frame["scores"][1] == pytest.approx([94.0, 95.0, 96.0])
+    assert frame["mean"][1] == pytest.approx(95.0) and frame["std"][1] == pytest.approx(1.0)
+    assert (frame["low"][1], frame["high"][1]) == pytest.approx(interval([94.0, 95.0, 96.0]))
+    assert list(frame["seeds"]) == [3, 3, 3] and list(frame["step"]) == [300, 300, 300] and all(frame["finished"])
+    assert render(frame) == (
+        "lom: undiscounted return on raymix/toy-v0, at the last evaluation\n\n"
+        "num_components | return per seed     |  mean | 95 % interval | step\n"
+        "---------------+---------------------+-------+---------------+-----\n"
+        "             1 |  90.0   91.0   92.0 |  91.0 |  88.5 to 93.5 |  300\n"
+        "             5 |  94.0   95.0   96.0 |  95.0 |  92.5 to 97.5 |  300\n"
+        "            10 |  99.0  100.0  101.0 | 100.0 | 97.5 to 102.5 |  300"
+    )
+
+
+def test_scores_by_other_rules_and_metrics(run: Path) -> None:
+    add(run, {}, 30.0, steps=(75, 150, 300, 225))
+    add(run, {"lr": 1e-3}, 60.0)
+    assert list(frame_of(run)["mean"]) == pytest.approx([30.0, 60.0])
+    assert list(frame_of(run, select="mean_last_3")["mean"]) == pytest.approx([22.5, 40.0])
+    assert list(frame_of(run, select="best")["mean"]) == pytest.approx([30.0, 60.0])
+    assert "oracle" in render(frame_of(run, select="best"))
+    normalized = frame_of(run, metric="normalized_score")
+    assert list(normalized["mean"]) == pytest.approx([60.0, 120.0])
+    assert "score per seed" in render(normalized)
+    for wrong in ({"select": "first"}, {"metric": "loss"}):
+        with pytest.raises(UsageError, match="is one of"):
+            frame_of(run, **wrong)
+    add(run, {"lr": 1e-2}, 60.0, references=(None, None))
+    with pytest.raises(UsageError, match="no reference scores"):
+        frame_of(run, metric="normalized_score")
+
+
+def test_diverged_seeds_are_shown(run: Path) -> None:
+    add(run, {"num_components": 1}, 50.0, diverged=(0, 2))
+    add(run, {"num_components": 5}, 50.0, diverged=(0, 1, 2))
+    frame = frame_of(run)
+    assert list(frame["diverged"]) == [2, 3]
+    assert frame["mean"][0] == pytest.approx(50.0) and math.isnan(frame["mean"][1])
+    text = render(frame)
+    assert "2 of 3 seeds diverged" in text and "3 of 3 seeds diverged" in text and "needs 3 seeds" in text
+    assert "diverged      50.0  diverged" in text and "diverged  diverged  diverged" in text
+    assert records(frame)[0]["scores"] == ["diverged", pytest.approx(50.0), "diverged"]
+    assert records(frame)[1]["mean"] is None
+
+
+def test_unfinished_configurations_say_where_they_are(run: Path) -> None:
+    add(run, {"num_components": 1}, 50.0)
+    add(run, {"num_components": 5}, 50.0, steps=(100, 200))
+    add(run, {"num_components": 10}, 50.0, steps=())
+    frame = frame_of(run)
+    assert list(frame["finished"]) == [True, False, False]
+    assert list(frame["phase"]) == ["main", "main", "mixture"] and list(frame["step"]) == [300, 200, 500]
+    lines = render(frame).splitlines()
+    assert "unfinished, in phase main" in lines[-2]
+    assert lines[-1].split(" | ")[1].split() == ["...", "...", "..."]
+    assert "unfinished, in phase mixture" in lines[-1]
+    json.dumps(records(frame), allow_nan=False)
+
+
+def test_several_algorithms_and_data_sets_share_a_report(run: Path) -> None:
+    for dataset in (DATASET, "mujoco/hopper/medium-v0"):
+        for components in (1, 5):
+            add(run, {"num_components": components, "hidden_dims": [8, 8]}, 80.0, dataset=dataset)
+        add(run, {"hidden_dims": [8, 8]}, 60.0, dataset=dataset, algorithm="bc")
+    frame = frame_of(run)
+    assert list(frame["algorithm"]) == ["bc", "lom", "lom"] * 2
+    assert list(frame["num_components"]) == [None, 1, 5] * 2
+    blocks = render(frame).split("\n\nundiscounted")
+    assert len(blocks) == 2 and "bc        |              - |" in blocks[0]
+
+
+def read_png(path: str) -> np.ndarray:
+    import matplotlib.image
+
+    return np.asarray(matplotlib.image.imread(path))
+
+
+def test_a_report_writes_its_files_whole(run: Path) -> None:
+    for components in (1, 5, 20):
+        add(run, {"num_components": components}, 80.0, diverged=(1,) if components == 20 else ())
+    report = write_report(str(run))
+    assert sorted(os.listdir(run / "report")) == ["scores.csv", "scores.png", "scores.txt"]
+    assert Path(report.txt).read_text() == report.text + "\n" and report.run_dir == str(run)
+    with open(report.csv, newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["num_components"] for line in lines] == ["1", "5", "20"]
+    assert float(lines[0]["mean"]) == pytest.approx(80.0) and lines[2]["low"] == ""
+    assert lines[2]["scores"].split()[1] == "diverged"
+    image = read_png(report.png)
+    assert image.shape[:2] == (520, 700) and image[..., :3].std() > 0.05
+    again = write_report(str(run))
+    assert again.text == report.text and np.array_equal(read_png(again.png), image)
+
+
+@pytest.mark.parametrize(
+    ("configs", "width"),
+    [
+        ([("lom", {}), ("bc", {}), ("mdn", {})], 700),
+        ([("lom", {"num_components": 1}), ("lom", {"num_components": 5}), ("bc", {})], 700),
+        ([("lom", {"mode": "argmax"}), ("lom", {"mode": "sample"})], 700),
+        ([("lom", {"lr": lr, "beta": beta}) for lr in (1e-4, 1e-2) for beta in (1.0, 5.0)], 700),
+        ([("lom", {"hidden_dims": [8]}), ("lom", {"hidden_dims": [8, 8]})], 1400),
+    ],
+    ids=["algorithms", "with-level", "words", "two-fields", "two-data-sets"],
+)
+def test_every_kind_of_sweep_has_a_figure(run: Path, configs: list[tuple[str, dict[str, Any]]], width: int) -> None:
+    for dataset in (DATASET, "raymix/other-v0")[: width // 700]:
+        for algorithm, config in configs:
+            add(run, config, 50.0, algorithm=algorithm, dataset=dataset, seeds=2)
+    assert read_png(write_report(str(run)).png).shape[:2] == (520, width)
+
+
+def test_the_newest_run_of_a_root_is_reported(tmp_path: Path) -> None:
+    for age, name in enumerate(["b", "c", "a"]):
+        (tmp_path / name).mkdir()
+        add(tmp_path / name, {}, 10.0)
+        os.utime(tmp_path / name / "sweep.json", (1e9 - age, 1e9 - age))
+    (tmp_path / "no run").mkdir()
+    assert find_run(str(tmp_path)) == str(tmp_path / "b")
+    assert find_run(str(tmp_path / "a")) == str(tmp_path / "a")
+    assert write_report(str(tmp_path)).run_dir == str(tmp_path / "b")
+
+
+def test_folders_without_results_are_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no folder"):
+        write_report(str(tmp_path / "missing"))
+    with pytest.raises(UsageError, match="is no run and holds none"):
+        write_report(str(tmp_path))
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(UsageError, match="has no ledger yet"):
+        write_report(str(tmp_path))
+    (tmp_path / "ledger").mkdir()
+    with pytest.raises(UsageError, match="no results yet"):
+        write_report(str(tmp_path))
+
+
+def test_a_report_folder_that_cannot_be_written_is_named(run: Path) -> None:
+    add(run, {}, 10.0)
+    (run / "report").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot write the report to"):
+        write_report(str(run))
+
+
+def test_reports_import_neither_torch_nor_ray() -> None:
+    code = "import sys, raymix.ledger, raymix.report.figures; print({'torch', 'ray'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -1,0 +1,136 @@
+"""The replay store in Ray's object store: shared, read-only, and owned by nobody who leaves."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Loopback only; Ray reads it when imported.
+
+import numpy as np
+import psutil
+import pytest
+import ray
+
+from raymix.data import toy
+from raymix.data.columns import make_dataset
+from raymix.data.store import ReplayStore
+from raymix.types import Columns, Dataset, UsageError
+
+STORE_BYTES = 200 * 2**20
+COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts", "episode", "source")
+
+
+@pytest.fixture(scope="module")
+def ray_here():
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=STORE_BYTES,
+        _node_ip_address="127.0.0.1",
+        logging_level="error",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def store(ray_here):
+    made = ReplayStore.create("store-under-test")
+    yield made
+    ray.kill(made._actor)
+
+
+def big(name: str, megabytes: int) -> Dataset:
+    rows = megabytes * 2**20 // (64 * 4)
+    first, last = np.arange(rows) == 0, np.arange(rows) == rows - 2
+    columns = Columns(
+        observations=np.ones((rows, 60), dtype=np.float32),
+        actions=np.zeros((rows, 1), dtype=np.float32),
+        rewards=first.astype(np.float32),
+        terminals=last,
+        timeouts=np.zeros(rows, dtype=bool),
+        episode=np.zeros(rows, dtype=np.int32),
+        source=np.zeros(rows, dtype=np.int16),
+    )
+    return make_dataset(columns, name, action_low=[-1.0], action_high=[1.0])
+
+
+def test_columns_come_back_equal_read_only_and_shared(store: ReplayStore):
+    dataset = toy.chain()
+    assert store.add(dataset) == dataset.spec
+    first, second = store.get(dataset.spec.name), store.get(dataset.spec.name)
+    assert first.spec == dataset.spec
+    for column in COLUMNS:
+        given, one, two = (getattr(each.columns, column) for each in (dataset, first, second))
+        assert np.array_equal(given, one)
+        assert given.dtype == one.dtype
+        assert not one.flags.writeable
+        assert one.ctypes.data == two.ctypes.data
+        with pytest.raises(ValueError, match="read-only|WRITEABLE"):
+            one[...] = 0
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            one.setflags(write=True)
+    assert first.columns.digest() == dataset.spec.hash
+
+
+def test_reading_costs_a_process_no_memory_of_its_own(store: ReplayStore):
+    dataset = big("toy/big-v0", 40)
+    store.add(dataset)
+
+    @ray.remote(num_cpus=0)
+    def growth(given: ReplayStore) -> tuple[int, float]:
+        given.names()
+        before = psutil.Process().memory_full_info().uss
+        views = [given.get("toy/big-v0") for _ in range(5)]
+        total = float(sum(view.columns.observations.sum() for view in views))
+        return psutil.Process().memory_full_info().uss - before, total
+
+    grown, total = ray.get(growth.remote(store))
+    assert total == pytest.approx(5 * dataset.columns.observations.size)
+    assert grown < 10 * 2**20
+
+
+def test_data_outlive_the_process_that_added_them(store: ReplayStore):
+    @ray.remote(num_cpus=0, max_restarts=0)
+    class Trial:
+        def add(self) -> str:
+            return ReplayStore.connect("store-under-test").add(toy.two_modes()).name
+
+    trial = Trial.remote()
+    name = ray.get(trial.add.remote())
+    ray.kill(trial)
+    assert store.names() == [name]
+    assert store.get(name).columns.digest() == toy.two_modes().spec.hash
+
+
+def test_a_pickled_store_connects_by_name(store: ReplayStore):
+    store.add(toy.chain())
+    again = pickle.loads(pickle.dumps(store))
+    assert again.names() == ["toy/chain-v0"]
+    assert b"ActorID" not in pickle.dumps(store)
+
+
+def test_adding_twice_changes_nothing_and_other_contents_are_refused(store: ReplayStore):
+    spec = store.add(toy.chain())
+    assert store.add(toy.chain()) == spec
+    with pytest.raises(UsageError, match="other data under the name toy/chain-v0"):
+        store.add(toy.chain(seed=1))
+    assert store.names() == ["toy/chain-v0"]
+
+
+def test_a_data_set_that_does_not_fit_is_refused_before_the_put(store: ReplayStore):
+    with pytest.raises(UsageError, match=r"object_store_memory=\d+"):
+        store.add(big("toy/too-big-v0", 100))
+    assert store.names() == []
+    store.add(toy.chain())
+    assert store.names() == ["toy/chain-v0"]
+
+
+def test_unknown_names_are_refused(store: ReplayStore):
+    with pytest.raises(UsageError, match="no replay store named 'nowhere'"):
+        ReplayStore.connect("nowhere")
+    with pytest.raises(UsageError, match="exists already"):
+        ReplayStore.create("store-under-test")
+    with pytest.raises(UsageError, match="holds no data set 'toy/none-v0'"):
+        store.get("toy/none-v0")
