@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raymix.data.catalog import load as load_dataset
-    from raymix.sweep import SweepSpec, main
+    from raymix.plan import SweepSpec
+    from raymix.sweep_command import main
 
 __version__ = "0.1.0"
 __all__ = ["SweepSpec", "__version__", "load_dataset", "main"]
 
 _HOMES = {
-    "SweepSpec": ("raymix.sweep", "SweepSpec"),
-    "main": ("raymix.sweep", "main"),
+    "SweepSpec": ("raymix.plan", "SweepSpec"),
+    "main": ("raymix.sweep_command", "main"),
     "load_dataset": ("raymix.data.catalog", "load"),
 }
 

@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from raymix.types import UsageError
 
 
@@ -102,6 +104,7 @@ class AlgorithmConfig:
 def _checked(owner: type, field: dataclasses.Field, value: Any) -> Any:
     """`value` in the field's type, or a `UsageError` that says what is allowed."""
     kind, wanted = type(field.default), f"{field.name} (default {field.default!r})"
+    value = value.item() if isinstance(value, np.generic) else value  # Search spaces draw NumPy's numbers.
     value = tuple(value) if kind is tuple and isinstance(value, (list, tuple)) else value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

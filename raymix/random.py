@@ -82,20 +82,20 @@ class Key:
         return _shift(drawn, 32), drawn & 0xFFFFFFFF
 
     def _cells(self, size: int) -> tuple[Tensor, Tensor]:
-        """Two tensors that together hold `size` or more numbers of {0, ..., 2^24 - 1}, exact in float32."""
+        """Two tensors that together hold `size` or more numbers of {0.5, 1.5, ..., 2^23 - 0.5}, exact in float32."""
         upper, lower = self._halves((size + 1) // 2)
-        return (upper >> 8).to(self.dtype), (lower >> 8).to(self.dtype)
+        return (upper >> 9).to(self.dtype) + 0.5, (lower >> 9).to(self.dtype) + 0.5
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform in (0, 1), never 0 or 1."""
         size = math.prod(shape)
-        return ((torch.cat(self._cells(size))[:size] + 0.5) * 2.0**-24).reshape(shape)
+        return (torch.cat(self._cells(size))[:size] * 2.0**-23).reshape(shape)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal (Box-Muller)."""
         size = math.prod(shape)
         upper, lower = self._cells(size)
-        radius, angle = torch.sqrt(-2.0 * torch.log((upper + 0.5) * 2.0**-24)), lower * (2.0 * math.pi * 2.0**-24)
+        radius, angle = torch.sqrt(-2.0 * torch.log(upper * 2.0**-23)), lower * (2.0 * math.pi * 2.0**-23)
         return torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)))[:size].reshape(shape)
 
     def integers(self, high: int, *shape: int) -> Tensor:

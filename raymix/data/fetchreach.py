@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import warnings
@@ -240,22 +241,22 @@ def _run(chunks: list[tuple[int, int, int, int]], workers: int) -> Generator[tup
         return
     # Spawned, not forked: the caller may hold threads (Ray, torch) that a fork would break.
     context = multiprocessing.get_context("spawn")
-    with (
-        _environment_variable(_WORKER_FLAG, "1"),
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool,
-    ):
-        futures = {pool.submit(_roll, *chunk): index for index, chunk in enumerate(chunks)}
+    with _environment_variable(_WORKER_FLAG, "1"):
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
         try:
+            futures = {pool.submit(_roll, *chunk): index for index, chunk in enumerate(chunks)}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise UsageError(_GUARD_SENTENCE) from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Not by `with pool`, which after an interrupt or an error would first work off all that is queued.
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Pool processes outlive a killed parent, waiting for work; this ends them with it."""
+def _prepare_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it: pool processes outlive a killed parent, waiting for work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

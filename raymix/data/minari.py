@@ -184,7 +184,8 @@ def _write_cache(path: Path, dataset: Dataset) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for outdated in path.parent.glob("*.arrow"):
-            outdated.unlink(missing_ok=True)
+            if outdated != path:
+                outdated.unlink(missing_ok=True)
         table = to_table(dataset)
         with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)

@@ -52,7 +52,7 @@ class FetchReachMultiGoal(gymnasium.Env[np.ndarray, np.ndarray]):
     the environment's seeded generator). An episode depends on its reset seed alone, not on what was played before.
     """
 
-    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 25}  # noqa: RUF012  (as Gymnasium declares it)
+    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 25}
 
     def __init__(self, render_mode: str | None = None) -> None:
         """Build the simulation; `UsageError` if the installed mujoco is one that gymnasium-robotics cannot use."""

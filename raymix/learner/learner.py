@@ -7,6 +7,7 @@ member its own (a member's loss touches its own parameters only). Runs without R
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -104,8 +105,9 @@ class Learner:
         if state.phase != self.phase.name:
             raise ValueError(f"a member in phase {state.phase!r} cannot sit in a learner of phase {self.phase.name!r}")
         ours = flatten(self._state)
-        if ours.keys() != state.tensors.keys():
-            raise ValueError(f"the state's tensors are not this program's: {sorted(ours.keys() ^ state.tensors.keys())}")
+        expected = {(name, value.shape[1:]) for name, value in ours.items()}
+        if odd := expected ^ {(name, value.shape) for name, value in state.tensors.items()}:
+            raise ValueError(f"the state's tensors are not this program's: {sorted({name for name, _ in odd})}")
         for name, value in state.tensors.items():
             ours[name][seat].copy_(value)
         self._seeds[seat], self._steps[seat] = state.seed, state.step
@@ -136,20 +138,16 @@ class Learner:
             raise ValueError(f"seats are at steps {self._steps.tolist()}, which differ modulo {self.period}")
         times = self._steps + torch.arange(steps, device=self.device)[:, None]
         starts = streams(self._seeds, times, updates=len(self.phase.updates))
-        names: list[str] = []
-        totals: list[Tensor] = []
-        counts: dict[str, int] = {}
+        totals: dict[str, Tensor] = {}
+        counts: Counter[str] = Counter()
         for index in range(steps):
             metrics = self.program(self._state, self._scalars, starts[index], (first + index) % self.period)
-            names, values = list(metrics), list(metrics.values())
-            for name in names:
-                counts[name] = counts.get(name, 0) + 1
-            if not totals:
-                totals = [torch.zeros_like(value) for value in values]
-            torch._foreach_add_(totals, values)
+            counts.update(metrics.keys())  # An update with `every` > 1 has metrics in some steps only.
+            totals.update({name: torch.zeros_like(metrics[name]) for name in metrics if name not in totals})
+            torch._foreach_add_([totals[name] for name in metrics], list(metrics.values()))
         self._steps += steps
-        means = torch.stack(totals).cpu().double()
-        return Chunk(steps, {name: (row / counts[name]).tolist() for name, row in zip(names, means)})
+        means = torch.stack(list(totals.values())).cpu().double()
+        return Chunk(steps, {name: (row / counts[name]).tolist() for name, row in zip(totals, means)})
 
     def _step(
         self, state: dict[str, Any], scalars: dict[str, Tensor], starts: Tensor, clock: int
@@ -167,9 +165,9 @@ class Learner:
             metrics[update.loss] = losses
             metrics.update(details)
             optimiser = state["adam"][update.loss]
+            trees = [flatten(tree) for tree in (trained, gradients, optimiser["means"], optimiser["squares"])]
             adam_(
-                *(list(flatten(tree).values()) for tree in (trained, gradients)),
-                *(list(flatten(optimiser[moment]).values()) for moment in ("means", "squares")),
+                *([tree[name] for name in trees[0]] for tree in trees),  # by name: the trees' orders may differ
                 optimiser["count"],
                 scalars[update.learning_rate],
             )

@@ -28,7 +28,7 @@ class DeviceReplay:
         columns, spec = dataset.columns, dataset.spec
         self.spec = spec
         self.observations = _tensor(columns.observations, device, dtype)
-        self.actions = _to_unit_box(_tensor(columns.actions, device, dtype), spec)
+        self.actions = _to_unit_box(_tensor(columns.actions, device, dtype), spec, columns.last_rows)
         self.rewards = _tensor(columns.rewards, device, dtype)
         self.terminals = _tensor(columns.terminals, device, torch.bool)
         self.rows = torch.from_numpy(columns.transition_rows(with_next_action)).to(device)
@@ -73,9 +73,11 @@ def _tensor(array: np.ndarray, device: torch.device | str, dtype: torch.dtype) -
         return torch.from_numpy(array).to(device=device, dtype=dtype)
 
 
-def _to_unit_box(actions: Tensor, spec: Spec) -> Tensor:
-    """Actions scaled from the environment's box to [-1, 1]^A; the same memory where they are there already."""
+def _to_unit_box(actions: Tensor, spec: Spec, padding: np.ndarray) -> Tensor:
+    """Actions scaled from the environment's box to [-1, 1]^A, rows of padding zero; as they are where they fit."""
     low, high = actions.new_tensor(spec.action_low), actions.new_tensor(spec.action_high)
     if bool((low == -1).all() and (high == 1).all()):
         return actions
-    return (actions - low) * (2.0 / (high - low)) - 1.0
+    actions = (actions - low) * (2.0 / (high - low)) - 1.0
+    actions[torch.from_numpy(padding).to(actions.device)] = 0.0
+    return actions

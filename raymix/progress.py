@@ -1,0 +1,139 @@
+"""What a person watches while a sweep runs: a line per trial, a bar, the time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.tune import Callback
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+
+@dataclass
+class _Line:
+    label: str
+    status: str = "waiting"
+    phase: str = ""
+    progress: float = 0.0
+    score: str = ""
+    speed: str = ""
+
+
+@dataclass
+class _Screen:
+    """What is on the screen; lives in the driver only."""
+
+    console: Console
+    lines: dict[str, _Line]
+    header: str
+    started: float = field(default_factory=time.monotonic)
+    first_progress: float | None = None
+    notices: list[str] = field(default_factory=list)
+
+    def __rich__(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("trial", "", "progress", "", "return per seed", "agent-steps/s"):
+            table.add_column(column, no_wrap=True)
+        for line in self.lines.values():
+            bar = ProgressBar(total=1.0, completed=line.progress, width=24)
+            table.add_row(line.label, line.status, bar, line.phase, line.score, line.speed)
+        return Group(self.header, "", table, "", self.clock(), *self.notices)
+
+    def overall(self) -> float:
+        return sum(line.progress for line in self.lines.values()) / len(self.lines)
+
+    def clock(self) -> str:
+        """Elapsed time, and what is left if the rest goes as fast as what was done."""
+        done, elapsed = self.overall(), time.monotonic() - self.started
+        gained = done - (self.first_progress or 0.0)
+        left = f"about {duration(elapsed * (1 - done) / gained)} left" if gained > 0.02 else "time left: not known yet"
+        return f"{done:4.0%} done, {duration(elapsed)} so far, {left}"
+
+
+class Progress(Callback):
+    """Tune callback that draws the sweep: live on a terminal, a line per report elsewhere.
+
+    Tune pickles its callbacks into the experiment, so the screen is left out of the pickle.
+    """
+
+    def __init__(self, labels: dict[str, str], done: list[str], header: list[str], quiet: bool = False) -> None:
+        """`labels` by configuration id; `done` are those that need no training any more."""
+        self._screen: _Screen | None = None
+        self._live: Live | None = None
+        if quiet:
+            return
+        console = Console(file=sys.stdout, highlight=False)
+        lines = {config_id: _Line(label) for config_id, label in labels.items()}
+        for config_id in done:
+            lines[config_id].status, lines[config_id].progress = "done before", 1.0
+        self._screen = _Screen(console, lines, "\n".join(header))
+        self._screen.first_progress = self._screen.overall()
+        if console.is_terminal:
+            self._live = Live(self._screen, console=console, refresh_per_second=4)
+            self._live.start()
+        else:
+            console.print(self._screen.header)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_screen": None, "_live": None}
+
+    def stop(self) -> None:
+        """Leave the last state on the screen."""
+        if self._live is not None:
+            self._live.stop()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._update(trial, status="starting", phase="loading and compiling")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "phase" not in result:
+            return
+        scores = result.get("evaluation/returns")
+        self._update(
+            trial,
+            status="training",
+            phase=f"{result['phase']} {result['phase_step']:,}",
+            progress=result["progress"],
+            speed=f"{result['training/steps_per_second']:,.0f}",
+            **({"score": " ".join(f"{score:.1f}" for score in scores)} if scores else {}),
+        )
+        if self._screen is None:
+            return
+        for notice in result.get("notices", ()):
+            if notice not in self._screen.notices:
+                self._screen.notices.append(notice)
+                if self._live is None:
+                    self._screen.console.print(notice)
+        if self._live is None:
+            line = self._screen.lines[trial.config["job"]["config_id"]]
+            score = f", return {line.score}" if line.score else ""
+            self._screen.console.print(f"{line.label}: {line.phase}{score} ({self._screen.clock()})")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._update(trial, status="done", progress=1.0)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._update(trial, status="failed")
+
+    def _update(self, trial: Any, **changes: Any) -> None:
+        if self._screen is not None:
+            line = self._screen.lines[trial.config["job"]["config_id"]]
+            for name, value in changes.items():
+                setattr(line, name, value)
+
+
+def duration(seconds: float) -> str:
+    """Such as 45 s, 3 min 20 s, or 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

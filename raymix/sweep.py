@@ -1,0 +1,290 @@
+"""Runs a sweep on Ray Tune to its end, or goes on with one that was stopped or killed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+import raymix
+from raymix import ledger
+from raymix.plan import SweepSpec, describe, expand, read_description, write_description
+from raymix.types import Dataset, UsageError
+
+if TYPE_CHECKING:
+    from raymix.cluster import Cluster
+    from raymix.report import Report
+
+
+class SweepFailed(Exception):
+    """Trials failed; the message says which and why."""
+
+
+class Interrupted(Exception):
+    """The sweep was stopped by a signal; everything reported is saved and the message says how to go on."""
+
+
+def run(
+    spec: SweepSpec,
+    name: str,
+    storage: str = "runs",
+    address: str | None = None,
+    resume: str | None = None,
+    quiet: bool = False,
+    dashboard: bool = True,
+    capture: str = "auto",
+) -> Report:
+    """Run a sweep to its end, or go on with the one in the folder `resume`; returns its report.
+
+    Raises:
+        UsageError: the specification, the storage or the address cannot be used; nothing was written.
+        SweepFailed: trials failed more often than they are retried.
+        Interrupted: SIGINT or SIGTERM.
+    """
+    if resume is not None:
+        run_dir = Path(resume).expanduser().resolve()
+        plan = read_description(run_dir)
+        datasets = {dataset: load_dataset(dataset, quiet) for dataset in plan["dataset_hashes"]}
+        for dataset, expected in plan["dataset_hashes"].items():
+            if datasets[dataset].spec.hash != expected:
+                raise UsageError(
+                    f"data set {dataset} is not the one that {run_dir} was started with ({expected[:12]}); restore it,"
+                    " or start a new sweep"
+                )
+    else:
+        trials = expand(spec)
+        root = writable_folder(storage)
+        datasets = {dataset: load_dataset(dataset, quiet) for dataset in {trial.dataset: None for trial in trials}}
+        hashes = {dataset: loaded.spec.hash for dataset, loaded in datasets.items()}
+        plan = describe(spec, name, trials, hashes, raymix.__version__)
+        run_dir = new_run_folder(root, name, plan)
+    for dataset, loaded in datasets.items():
+        if loaded.spec.environment is None:
+            raise UsageError(f"data set {dataset} has no environment to evaluate in; choose one that has")
+    with locked(run_dir):
+        return _carry_out(plan, run_dir, datasets, address, quiet, dashboard, capture)
+
+
+def _carry_out(
+    plan: dict[str, Any],
+    run_dir: Path,
+    datasets: dict[str, Dataset],
+    address: str | None,
+    quiet: bool,
+    dashboard: bool,
+    capture: str,
+) -> Report:
+    from raymix.cluster import connected
+
+    finished = finished_trials(plan, run_dir)
+    missing = [trial for trial in plan["trials"] if trial["config_id"] not in finished]
+    how_to_resume = f"{' '.join(command_line())} --resume {run_dir}"
+    if missing:
+        with connected(address, dashboard=dashboard) as cluster, sigterm_as_sigint():
+            problems = _run_trials(plan, run_dir, missing, finished, datasets, cluster, quiet, capture)
+        still_missing = {trial["config_id"] for trial in missing} - finished_trials(plan, run_dir)
+        if problems:
+            raise SweepFailed("\n".join([*problems, f"Results so far are kept; try again with: {how_to_resume}"]))
+        if still_missing:
+            raise Interrupted(f"Stopped. Every report so far is saved; go on with: {how_to_resume}")
+    from raymix.report import write_report
+
+    return write_report(str(run_dir), select=plan["select"], metric=plan["metric"])
+
+
+def _run_trials(
+    plan: dict[str, Any],
+    run_dir: Path,
+    missing: list[dict[str, Any]],
+    finished: set[str],
+    datasets: dict[str, Dataset],
+    cluster: Cluster,
+    quiet: bool,
+    capture: str,
+) -> list[str]:
+    """Run the missing trials with Tune; returns one sentence per failed trial."""
+    from ray import tune
+
+    from raymix.data.store import ReplayStore
+    from raymix.evaluation.pool import RolloutPool
+    from raymix.progress import Progress
+    from raymix.trainable import Job, Member
+
+    attempt = 1 + sum(1 for _ in (run_dir / "tune").glob("attempt-*"))
+    unique = f"{run_dir.name}-{attempt}"
+    store = ReplayStore.create(f"raymix-store-{unique}")
+    for dataset in {trial["dataset"] for trial in missing}:
+        store.add(datasets[dataset])
+    rollout_actors = max(1, cluster.cpus // 4)
+    pool = RolloutPool.create(f"raymix-rollouts-{unique}", rollout_actors)
+    gpus = plan["gpus_per_trial"]
+    gpus = (1.0 if cluster.gpus else 0.0) if gpus is None else gpus
+    if plan["cpus_per_trial"] > cluster.cpus or gpus > cluster.gpus:
+        raise UsageError(
+            f"a trial asks for {plan['cpus_per_trial']:g} CPUs and {gpus:g} GPUs, this Ray has {cluster.cpus} and"
+            f" {cluster.gpus}; ask for less in the sweep, or run it on a larger cluster"
+        )
+    jobs = [
+        Job(
+            run=run_dir.name,
+            run_dir=str(run_dir),
+            config_id=trial["config_id"],
+            algorithm=plan["algorithm"],
+            config=trial["config"],
+            dataset=trial["dataset"],
+            seeds=plan["seeds"],
+            report_every=plan["evaluate_every"],
+            episodes=plan["episodes"],
+            store=store.name,
+            rollouts=pool.name,
+            rollout_actors=rollout_actors,
+            device="cuda" if gpus else "cpu",
+            capture=capture,
+        )
+        for trial in missing
+    ]
+    labels = trial_labels(plan)
+    header = [
+        f"{plan['sweep']}: {len(labels)} trials of {plan['algorithm']}, {len(plan['seeds'])} seeds each,"
+        f" on {cluster.cpus} CPUs and {cluster.gpus} GPUs",
+        f"results   {run_dir}",
+        *([f"dashboard {cluster.dashboard}  (its token: ray get-auth-token)"] if cluster.dashboard else []),
+    ]
+    progress = Progress(labels, sorted(finished), header, quiet)
+    trainable = tune.with_resources(Member, {"cpu": plan["cpus_per_trial"], **({"gpu": gpus} if gpus else {})})
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"job": tune.grid_search([dataclasses.asdict(job) for job in jobs])},
+        tune_config=tune.TuneConfig(
+            reuse_actors=True,  # a process start costs seconds, a reset none
+            trial_name_creator=trial_folder,
+            trial_dirname_creator=trial_folder,
+        ),
+        run_config=tune.RunConfig(
+            name=f"attempt-{attempt}",
+            storage_path=str(run_dir / "tune"),
+            callbacks=[progress],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=3),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=True),
+        ),
+    )
+    try:
+        results = tuner.fit()
+    finally:
+        progress.stop()
+    sentences = []
+    for error in results.errors:
+        sentences.append(str(error).strip().splitlines()[-1])
+    return [f"A trial failed: {sentence}" for sentence in dict.fromkeys(sentences)]
+
+
+def trial_folder(trial: Any) -> str:
+    """Trials are filed by configuration, so that a later attempt finds their checkpoints."""
+    return trial.config["job"]["config_id"]
+
+
+def trial_labels(plan: dict[str, Any]) -> dict[str, str]:
+    """What a person reads for each configuration id; the data set is named only where there are several."""
+    several = len(plan["dataset_hashes"]) > 1
+    return {
+        trial["config_id"]: f"{trial['dataset']}: {trial['label']}" if several else trial["label"]
+        for trial in plan["trials"]
+    }
+
+
+def finished_trials(plan: dict[str, Any], run_dir: Path) -> set[str]:
+    """Configuration ids whose every seed has its last row in the ledger (or has diverged)."""
+    from raymix.algorithms import base
+
+    folder = run_dir / "ledger"
+    if not folder.is_dir():
+        return set()
+    last_phase = base.find(plan["algorithm"]).phases[-1]
+    reached: dict[str, set[int]] = {}
+    for row in ledger.rows(ledger.read(str(folder))):
+        if row.diverged or (row.phase == last_phase.name and row.step >= row.config[last_phase.steps]):
+            reached.setdefault(row.config_id, set()).add(row.seed)
+    return {config_id for config_id, seeds in reached.items() if seeds >= set(plan["seeds"])}
+
+
+def load_dataset(name: str, quiet: bool) -> Dataset:
+    """Load a data set, with a bar on the screen while one is made."""
+    from rich.progress import Progress as Bar
+
+    from raymix.data import catalog
+
+    with Bar(transient=True, disable=quiet) as bar:
+        task = bar.add_task(f"making {name}", total=None, visible=False)
+        return catalog.load(name, lambda done, total: bar.update(task, completed=done, total=total, visible=True))
+
+
+def writable_folder(path: str) -> Path:
+    """The folder, made if need be. Raises `UsageError` where nothing can be written."""
+    folder = Path(path).expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".raymix-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as problem:
+        raise UsageError(
+            f"cannot write to the storage folder {folder} ({problem.strerror}); choose another with --storage"
+        ) from problem
+    return folder
+
+
+def new_run_folder(root: Path, name: str, plan: dict[str, Any]) -> Path:
+    """Make `<root>/<name>-<date>-<hash>` with its `sweep.json`; the hash is that of the plan."""
+    digest = hashlib.sha256(repr(plan).encode()).hexdigest()[:6]
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{digest}"
+    for suffix in ("", *(f"-{number}" for number in range(2, 100))):
+        folder = root / (stem + suffix)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        write_description(folder, plan)
+        return folder
+    raise UsageError(f"{root} holds a hundred runs named {stem} already; choose another --storage")
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep two processes from running one sweep; the lock goes with the process, however it ends."""
+    lock = FileLock(run_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as problem:
+        raise UsageError(f"another process is running the sweep in {run_dir}; stop it, or wait for it") from problem
+    with lock:
+        yield
+
+
+@contextlib.contextmanager
+def sigterm_as_sigint() -> Iterator[None]:
+    """Let SIGTERM end the sweep as Ctrl-C does: Tune saves on SIGINT only."""
+    try:
+        before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    except ValueError:  # not in the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def command_line() -> list[str]:
+    """How this program was called, without its arguments."""
+    program = sys.argv[0]
+    return ["python", os.path.relpath(program)] if program.endswith(".py") else [os.path.basename(program)]

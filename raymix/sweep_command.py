@@ -1,0 +1,160 @@
+"""The command line of every file in `sweeps/`: `main(SPEC)`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from raymix import ledger
+from raymix.plan import SweepSpec, Trial, expand
+from raymix.sweep import Interrupted, SweepFailed, run
+from raymix.types import UsageError
+
+
+def main(spec: SweepSpec, arguments: list[str] | None = None) -> None:
+    """Parse the command line, run the sweep, print its table. Exits with 0, 1 (failed, stopped) or 2 (bad usage)."""
+    module = sys.modules["__main__"]
+    name = Path(getattr(module, "__file__", None) or "sweep").stem
+    options = parser(spec, name, module.__doc__).parse_args(arguments)
+    try:
+        spec = adjusted(spec, options)
+        if options.dry_run:
+            print(dry_run(spec, Path(options.storage).expanduser(), options.json))
+            return
+        report = run(
+            spec,
+            f"{name}-smoke" if options.smoke else name,
+            storage=options.storage,
+            address=options.address,
+            resume=options.resume,
+            quiet=options.json,
+            dashboard=not options.no_dashboard,
+            capture="eager" if options.eager else "auto",
+        )
+    except UsageError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except (SweepFailed, Interrupted) as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(1)
+    if options.json:
+        from raymix.report.tables import records
+
+        print(json.dumps({"run": report.run_dir, "rows": records(report.frame)}))
+        return
+    print(f"\n{report.text}\n")
+    for path in (report.csv, report.png):
+        print(f"wrote {path}")
+    print(f"ledger {report.run_dir}/ledger; print this table again with: raymix report {report.run_dir}")
+
+
+def parser(spec: SweepSpec, name: str, description: str | None) -> argparse.ArgumentParser:
+    """The options that every sweep takes."""
+    result = argparse.ArgumentParser(
+        prog=f"{name}.py",
+        description=description,
+        epilog=f"Hyperparameters of {spec.algorithm} and what they mean: raymix algorithms {spec.algorithm}",
+    )
+    add = result.add_argument
+    add("--dataset", action="append", metavar="NAME", help=f"data set, may be repeated; here {', '.join(spec.datasets)}")
+    add("--seeds", type=int, metavar="N", help=f"seeds per configuration; here {len(spec.seed_list)}")
+    add("--steps", type=int, metavar="N", help="gradient steps of the last phase")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="fix a hyperparameter, such as beta=5")
+    add("--storage", default="runs", metavar="DIR", help="folder that holds the runs (default: %(default)s)")
+    add("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    add("--resume", metavar="DIR", help="go on with the run in this folder")
+    add("--dry-run", action="store_true", help="print the trials and their expected cost, and stop")
+    add("--smoke", action="store_true", help="the same path in a minute or two: few configurations, few steps")
+    add("--eager", action="store_true", help="do not compile the training step (slower; for debugging)")
+    add("--no-dashboard", action="store_true", help="do not start Ray's dashboard")
+    add("--json", action="store_true", help="print the result as JSON and nothing else")
+    return result
+
+
+def adjusted(spec: SweepSpec, options: argparse.Namespace) -> SweepSpec:
+    """The specification with what the command line says on top."""
+    if options.smoke:
+        spec = spec.replace(**spec.smoke)
+    changes: dict[str, Any] = {}
+    if options.dataset:
+        changes["datasets"] = tuple(options.dataset)
+    if options.seeds is not None:
+        changes["seeds"] = options.seeds
+    if options.steps is not None:
+        changes["steps"] = options.steps
+    fixed = dict(setting(text) for text in options.set)
+    changes["settings"] = {**spec.settings, **fixed}
+    # Fixing a hyperparameter that the sweep varies takes it out of the search.
+    changes["search"] = {name: domain for name, domain in spec.search.items() if name not in fixed}
+    return spec.replace(**changes)
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """`beta=5` -> ('beta', 5); values are numbers, true/false, words, or widths such as 256,256."""
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise UsageError(f"--set takes NAME=VALUE such as beta=5, not {text!r}")
+    if "," in value:
+        return name, tuple(_number(part) for part in value.strip("()").split(",") if part)
+    return name, _number(value)
+
+
+def _number(text: str) -> Any:
+    try:
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except ValueError:
+        return text
+
+
+def dry_run(spec: SweepSpec, root: Path, as_json: bool) -> str:
+    """What the sweep would do, and what it would cost going by earlier runs in `root`."""
+    trials = expand(spec)
+    programs = {json.dumps([trial.dataset, structure_of(spec, trial)], sort_keys=True) for trial in trials}
+    hours, why = expected_hours(spec, trials, root)
+    facts = {
+        "trials": [{"dataset": trial.dataset, "label": trial.label, "config": trial.config} for trial in trials],
+        "seeds": spec.seed_list,
+        "programs": len(programs),
+        "expected_device_hours": hours,
+        "basis": why,
+    }
+    if as_json:
+        return json.dumps(facts)
+    lines = [f"{trial.dataset}  {trial.label}" for trial in trials]
+    cost = f"about {hours:.2f} device hours ({why})" if hours is not None else f"device hours: {why}"
+    total = f"{len(trials)} trials x {len(spec.seed_list)} seeds, {len(programs)} different programs, {cost}"
+    return "\n".join([*lines, total])
+
+
+def structure_of(spec: SweepSpec, trial: Trial) -> dict[str, Any]:
+    """The fields that decide which program a trial needs."""
+    from raymix.algorithms import base
+
+    return base.find(spec.algorithm).configure(trial.config).of_kind("structure")
+
+
+def expected_hours(spec: SweepSpec, trials: list[Trial], root: Path) -> tuple[float | None, str]:
+    """Device hours at the mean cost per agent-step of this algorithm's finished seeds in earlier runs."""
+    from raymix.algorithms import base
+
+    phases = base.find(spec.algorithm).phases
+
+    def total_steps(config: Any) -> int:
+        return sum(config[phase.steps] for phase in phases)
+
+    costs = [
+        row.agent_seconds / total_steps(row.config)
+        for folder in sorted(root.glob("*/ledger"))
+        for row in ledger.rows(ledger.read(str(folder)))
+        if row.algorithm == spec.algorithm
+        and row.phase == phases[-1].name
+        and row.step == row.config[phases[-1].steps]
+        and not row.diverged
+    ]
+    if not costs:
+        return None, f"unknown, {root} holds no finished run of {spec.algorithm} to go by"
+    steps = sum(total_steps(trial.config) for trial in trials) * len(spec.seed_list)
+    return steps * sum(costs) / len(costs) / 3600, f"{len(costs)} finished seeds in {root} took as much per step"
