@@ -59,7 +59,7 @@ class AlgorithmConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(type(self), field, getattr(self, field.name)))
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
 
     @classmethod
     def create(cls, values: Mapping[str, Any]) -> Self:
@@ -90,7 +90,7 @@ class AlgorithmConfig:
         rows = []
         for field in dataclasses.fields(cls):
             default = list(field.default) if isinstance(field.default, tuple) else field.default
-            row = {"name": field.name, "kind": kind_of(field), "type": type(field.default).__name__}
+            row: dict[str, Any] = {"name": field.name, "kind": kind_of(field), "type": type(field.default).__name__}
             row |= {"default": default, "help": field.metadata["help"]}
             for limit in ("low", "high"):
                 if math.isfinite(value := field.metadata.get(limit, math.inf)):
@@ -101,9 +101,10 @@ class AlgorithmConfig:
         return rows
 
 
-def _checked(owner: type, field: dataclasses.Field, value: Any) -> Any:
+def _checked(field: dataclasses.Field, value: Any) -> Any:
     """`value` in the field's type, or a `UsageError` that says what is allowed."""
-    kind, wanted = type(field.default), f"{field.name} (default {field.default!r})"
+    kind: Any = type(field.default)
+    wanted = f"{field.name} (default {field.default!r})"
     value = value.item() if isinstance(value, np.generic) else value  # Search spaces draw NumPy's numbers.
     value = tuple(value) if kind is tuple and isinstance(value, (list, tuple)) else value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

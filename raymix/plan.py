@@ -18,12 +18,12 @@ from raymix.types import UsageError
 class SweepSpec:
     """A sweep as data.
 
-        SPEC = SweepSpec(
-            algorithm="lom",
-            datasets=("fetchreach-multigoal",),
-            search={"num_components": tune.grid_search([1, 5, 10, 15, 20])},
-            seeds=3,
-        )
+    SPEC = SweepSpec(
+        algorithm="lom",
+        datasets=("fetchreach-multigoal",),
+        search={"num_components": tune.grid_search([1, 5, 10, 15, 20])},
+        seeds=3,
+    )
     """
 
     algorithm: str
@@ -90,10 +90,9 @@ class Trial:
 
 def expand(spec: SweepSpec) -> list[Trial]:
     """All trials of a sweep, in order; every hyperparameter checked. Raises `UsageError`."""
+    import numpy as np
     from ray.tune.search.sample import Float
     from ray.tune.search.variant_generator import generate_variants
-
-    import numpy as np
 
     from raymix.algorithms import base
     from raymix.config import kind_of
@@ -143,6 +142,23 @@ def _check(spec: SweepSpec) -> None:
 def _plain(value: Any) -> Any:
     """A value that Tune drew, as Python's own type."""
     return value.item() if hasattr(value, "item") else value
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """`beta=5` -> ('beta', 5); values are numbers, true/false, words, or widths such as 256,256."""
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise UsageError(f"--set takes NAME=VALUE such as beta=5, not {text!r}")
+    if "," in value:
+        return name, tuple(_number(part) for part in value.strip("()").split(",") if part)
+    return name, _number(value)
+
+
+def _number(text: str) -> Any:
+    try:
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except ValueError:
+        return text
 
 
 # What a run wrote down about itself

@@ -1,9 +1,9 @@
-"""Random numbers that are a function of (seed, step, update, draw) and of nothing else.
+"""Random numbers that are a function of (seed, phase, step, update, draw) and of nothing else.
 
 A member's numbers must not depend on who shares its program, and a resumed run must continue exactly. So there is
 no generator state: `Key` names a stream, and each call on it takes the next draw. A stream is SplitMix64 (Steele,
 Lea and Flood, 2014, "Fast splittable pseudorandom number generators"; Java's `SplittableRandom`) started at a point
-hashed from the four numbers: word i is `mix(start + (i + 1) * GOLDEN)`, so any word is computed on its own, under
+hashed from these numbers: word i is `mix(start + (i + 1) * GOLDEN)`, so any word is computed on its own, under
 `torch.vmap`, under `torch.compile`, and on any device.
 
 Philox 4x32-10, the usual choice, was measured beside it on the draws of one LOM step (three members, 20
@@ -49,15 +49,20 @@ DRAWS = 8
 """The most draws that one update of one step may make."""
 
 
-def streams(seeds: Tensor, steps: Tensor, updates: int) -> Tensor:
+ACTING = -1
+"""The domain of numbers drawn by a policy that acts; training uses the number of its phase."""
+
+
+def streams(seeds: Tensor, steps: Tensor, updates: int, domain: int = 0) -> Tensor:
     """Where each draw starts: (..., updates, DRAWS) int64 for int64 `seeds` and `steps` that broadcast to (...).
 
+    Different domains share no numbers: the same step of two phases draws differently.
     Computed for a whole chunk of steps at once, outside the training program: nested hashing inside it makes the
     compiler inline the same expression thousands of times.
     """
     seeds, steps = torch.broadcast_tensors(seeds, steps)
     places = torch.arange(updates * DRAWS, device=seeds.device).reshape(updates, DRAWS)
-    return mix(mix(mix(seeds + GOLDEN) + steps)[..., None, None] + places)
+    return mix(mix(mix(mix(seeds + GOLDEN) + domain) + steps)[..., None, None] + places)
 
 
 class Key:
@@ -73,7 +78,7 @@ class Key:
     @classmethod
     def of(cls, seed: int, step: int) -> Key:
         """The key of a single use, such as acting in step `step` of an episode."""
-        return cls(streams(torch.tensor(seed), torch.tensor(step), updates=1)[0])
+        return cls(streams(torch.tensor(seed), torch.tensor(step), updates=1, domain=ACTING)[0])
 
     def _halves(self, count: int) -> tuple[Tensor, Tensor]:
         """Two (count,) tensors of 32 random bits."""

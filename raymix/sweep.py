@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 import raymix
 from raymix import ledger
-from raymix.plan import SweepSpec, describe, expand, read_description, write_description
+from raymix.plan import SweepSpec, describe, expand, read_description
+from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
 from raymix.types import Dataset, UsageError
 
 if TYPE_CHECKING:
@@ -53,13 +50,8 @@ def run(
     if resume is not None:
         run_dir = Path(resume).expanduser().resolve()
         plan = read_description(run_dir)
-        datasets = {dataset: load_dataset(dataset, quiet) for dataset in plan["dataset_hashes"]}
-        for dataset, expected in plan["dataset_hashes"].items():
-            if datasets[dataset].spec.hash != expected:
-                raise UsageError(
-                    f"data set {dataset} is not the one that {run_dir} was started with ({expected[:12]}); restore it,"
-                    " or start a new sweep"
-                )
+        hashes = plan["dataset_hashes"]
+        datasets = {dataset: load_dataset(dataset, quiet, hashes) for dataset in hashes}
     else:
         trials = expand(spec)
         root = writable_folder(storage)
@@ -116,10 +108,11 @@ def _run_trials(
 
     from raymix.data.store import ReplayStore
     from raymix.evaluation.pool import RolloutPool
+    from raymix.job import Job
     from raymix.progress import Progress
-    from raymix.trainable import Job, Member
+    from raymix.trainable import Member
 
-    attempt = 1 + sum(1 for _ in (run_dir / "tune").glob("attempt-*"))
+    attempt = 1 + sum(1 for _ in (run_dir / "trials").glob("attempt-*"))
     unique = f"{run_dir.name}-{attempt}"
     store = ReplayStore.create(f"raymix-store-{unique}")
     for dataset in {trial["dataset"] for trial in missing}:
@@ -144,9 +137,6 @@ def _run_trials(
             seeds=plan["seeds"],
             report_every=plan["evaluate_every"],
             episodes=plan["episodes"],
-            store=store.name,
-            rollouts=pool.name,
-            rollout_actors=rollout_actors,
             device="cuda" if gpus else "cpu",
             capture=capture,
         )
@@ -163,7 +153,12 @@ def _run_trials(
     trainable = tune.with_resources(Member, {"cpu": plan["cpus_per_trial"], **({"gpu": gpus} if gpus else {})})
     tuner = tune.Tuner(
         trainable,
-        param_space={"job": tune.grid_search([dataclasses.asdict(job) for job in jobs])},
+        param_space={
+            "job": tune.grid_search([dataclasses.asdict(job) for job in jobs]),
+            "store": store.name,
+            "rollouts": pool.name,
+            "rollout_actors": rollout_actors,
+        },
         tune_config=tune.TuneConfig(
             reuse_actors=True,  # a process start costs seconds, a reset none
             trial_name_creator=trial_folder,
@@ -171,7 +166,7 @@ def _run_trials(
         ),
         run_config=tune.RunConfig(
             name=f"attempt-{attempt}",
-            storage_path=str(run_dir / "tune"),
+            storage_path=str(run_dir / "trials"),
             callbacks=[progress],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=3),
@@ -215,59 +210,6 @@ def finished_trials(plan: dict[str, Any], run_dir: Path) -> set[str]:
         if row.diverged or (row.phase == last_phase.name and row.step >= row.config[last_phase.steps]):
             reached.setdefault(row.config_id, set()).add(row.seed)
     return {config_id for config_id, seeds in reached.items() if seeds >= set(plan["seeds"])}
-
-
-def load_dataset(name: str, quiet: bool) -> Dataset:
-    """Load a data set, with a bar on the screen while one is made."""
-    from rich.progress import Progress as Bar
-
-    from raymix.data import catalog
-
-    with Bar(transient=True, disable=quiet) as bar:
-        task = bar.add_task(f"making {name}", total=None, visible=False)
-        return catalog.load(name, lambda done, total: bar.update(task, completed=done, total=total, visible=True))
-
-
-def writable_folder(path: str) -> Path:
-    """The folder, made if need be. Raises `UsageError` where nothing can be written."""
-    folder = Path(path).expanduser().resolve()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".raymix-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as problem:
-        raise UsageError(
-            f"cannot write to the storage folder {folder} ({problem.strerror}); choose another with --storage"
-        ) from problem
-    return folder
-
-
-def new_run_folder(root: Path, name: str, plan: dict[str, Any]) -> Path:
-    """Make `<root>/<name>-<date>-<hash>` with its `sweep.json`; the hash is that of the plan."""
-    digest = hashlib.sha256(repr(plan).encode()).hexdigest()[:6]
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{digest}"
-    for suffix in ("", *(f"-{number}" for number in range(2, 100))):
-        folder = root / (stem + suffix)
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        write_description(folder, plan)
-        return folder
-    raise UsageError(f"{root} holds a hundred runs named {stem} already; choose another --storage")
-
-
-@contextlib.contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Keep two processes from running one sweep; the lock goes with the process, however it ends."""
-    lock = FileLock(run_dir / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as problem:
-        raise UsageError(f"another process is running the sweep in {run_dir}; stop it, or wait for it") from problem
-    with lock:
-        yield
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from raymix import ledger
-from raymix.plan import SweepSpec, Trial, expand
+from raymix.cli import show
+from raymix.plan import SweepSpec, Trial, expand, setting
 from raymix.sweep import Interrupted, SweepFailed, run
 from raymix.types import UsageError
 
@@ -40,15 +41,9 @@ def main(spec: SweepSpec, arguments: list[str] | None = None) -> None:
     except (SweepFailed, Interrupted) as problem:
         print(problem, file=sys.stderr)
         sys.exit(1)
-    if options.json:
-        from raymix.report.tables import records
-
-        print(json.dumps({"run": report.run_dir, "rows": records(report.frame)}))
-        return
-    print(f"\n{report.text}\n")
-    for path in (report.csv, report.png):
-        print(f"wrote {path}")
-    print(f"ledger {report.run_dir}/ledger; print this table again with: raymix report {report.run_dir}")
+    show(report, options.json)
+    if not options.json:
+        print(f"this table again: raymix report {report.run_dir}")
 
 
 def parser(spec: SweepSpec, name: str, description: str | None) -> argparse.ArgumentParser:
@@ -59,7 +54,9 @@ def parser(spec: SweepSpec, name: str, description: str | None) -> argparse.Argu
         epilog=f"Hyperparameters of {spec.algorithm} and what they mean: raymix algorithms {spec.algorithm}",
     )
     add = result.add_argument
-    add("--dataset", action="append", metavar="NAME", help=f"data set, may be repeated; here {', '.join(spec.datasets)}")
+    add(
+        "--dataset", action="append", metavar="NAME", help=f"data set, may be repeated; here {', '.join(spec.datasets)}"
+    )
     add("--seeds", type=int, metavar="N", help=f"seeds per configuration; here {len(spec.seed_list)}")
     add("--steps", type=int, metavar="N", help="gradient steps of the last phase")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="fix a hyperparameter, such as beta=5")
@@ -90,23 +87,6 @@ def adjusted(spec: SweepSpec, options: argparse.Namespace) -> SweepSpec:
     # Fixing a hyperparameter that the sweep varies takes it out of the search.
     changes["search"] = {name: domain for name, domain in spec.search.items() if name not in fixed}
     return spec.replace(**changes)
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """`beta=5` -> ('beta', 5); values are numbers, true/false, words, or widths such as 256,256."""
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        raise UsageError(f"--set takes NAME=VALUE such as beta=5, not {text!r}")
-    if "," in value:
-        return name, tuple(_number(part) for part in value.strip("()").split(",") if part)
-    return name, _number(value)
-
-
-def _number(text: str) -> Any:
-    try:
-        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
-    except ValueError:
-        return text
 
 
 def dry_run(spec: SweepSpec, root: Path, as_json: bool) -> str:

@@ -23,8 +23,8 @@ OBSERVATION_DIM, ACTION_DIM = 3, 2
 def tiny_dataset(
     lengths: Sequence[int] = LENGTHS,
     terminal: Sequence[bool] | None = None,
-    low: float | Sequence[float] = -1.0,
-    high: float | Sequence[float] = 1.0,
+    low: Any = -1.0,
+    high: Any = 1.0,
     seed: int = 0,
 ) -> Dataset:
     """Episodes of noise; by default every second one ends in a terminal and the others at a time limit."""
@@ -59,7 +59,9 @@ def small_config(algorithm: Algorithm, **values: Any) -> AlgorithmConfig:
     return algorithm.configure({**small, **values})
 
 
-def replay_for(algorithm: Algorithm, dtype: torch.dtype = torch.float32, dataset: Dataset | None = None) -> DeviceReplay:
+def replay_for(
+    algorithm: Algorithm, dtype: torch.dtype = torch.float32, dataset: Dataset | None = None
+) -> DeviceReplay:
     """The tiny data set (or another), with the rows that this algorithm may draw."""
     return DeviceReplay(dataset or tiny_dataset(), dtype=dtype, with_next_action=algorithm.uses_next_actions)
 
@@ -82,7 +84,7 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
     """The largest absolute difference of two states; infinite where their names or shapes differ."""
     if {name: value.shape for name, value in one.items()} != {name: value.shape for name, value in other.items()}:
         return float("inf")
-    return max(float((value - other[name]).abs().max()) for name, value in one.items())
+    return max(float((value - other[name]).detach().abs().max()) for name, value in one.items())
 
 
 def identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

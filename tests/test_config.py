@@ -48,9 +48,10 @@ def test_kinds_split_the_fields():
 
 def test_numbers_are_normalised():
     """Catches 5 and 5.0 giving two configurations, and NumPy's numbers (of a search space) being refused."""
-    config = Config(beta=5, num_components=5.0)
+    config = Config.create({"beta": 5, "num_components": 5.0})
     assert config == Config() and type(config.beta) is float and type(config.num_components) is int
-    drawn = Config(beta=np.float32(0.5), num_components=np.int64(3), clamp=np.bool_(False), discount=np.float64(0.5))
+    values = {"beta": np.float32(0.5), "num_components": np.int64(3), "clamp": np.bool_(False)}
+    drawn = Config.create({**values, "discount": np.float64(0.5)})
     assert json.loads(json.dumps(drawn.to_dict()))["num_components"] == 3
     assert (type(drawn.beta), type(drawn.discount), drawn.clamp) == (float, float, False)
 

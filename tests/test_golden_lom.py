@@ -39,8 +39,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "main": {"weight_max": 100.0, "action_noise": 0.4, "target_noise": 0.2},
     "clip": {"weight_max": 1.05, "action_noise": 0.0, "target_noise": 0.0},
 }
-NETWORKS = {"mdn": ("gmm",), "policy": ("policy",), "hyper_critic": ("mode_net",), "critic": ("q_nets.0", "q_nets.1")}
-TARGETS = {"critic": ("q_target_nets.0", "q_target_nets.1")}
+NETWORKS: dict[str, tuple[str, ...]] = {
+    "mdn": ("gmm",),
+    "policy": ("policy",),
+    "hyper_critic": ("mode_net",),
+    "critic": ("q_nets.0", "q_nets.1"),
+}
+TARGETS: dict[str, tuple[str, ...]] = {"critic": ("q_target_nets.0", "q_target_nets.1")}
 # Standardise.noisy is the identity here: the recorded run had no scaler.
 SPEC = Spec(
     name="golden", hash="", observation_dim=OBSERVATION_DIM, action_dim=ACTION_DIM,
@@ -78,17 +83,15 @@ class Replay:
         scalars = {name: torch.tensor(value) for name, value in config.of_kind("scalar").items()}
         self.config = LiftedConfig(config.of_kind("structure"), scalars)
         self.modules = fresh_networks(self.algorithm, SPEC, config, seed=0)
-        # A deviation that changes a network's shape starts from its own weights, and is found at the first step.
         self.parameters = {
             network: {
-                name: recorded.clone().requires_grad_() if recorded.shape == value.shape else value.detach().clone()
-                for name, value in self.modules[network].named_parameters()
-                for recorded in [self.weights("w0", network, name)]
+                name: self.weights("w0", network, name).clone().requires_grad_()
+                for name, _ in self.modules[network].named_parameters()
             }
             for network in NETWORKS
         }
         self.targets = {
-            "critic": {name: self.weights("w0", "critic", name, TARGETS) for name in self.parameters["critic"]}
+            "critic": {name: self.weights("w0", "critic", name, TARGETS).clone() for name in self.parameters["critic"]}
         }
         self.nets = Networks(self.modules, self.parameters, self.targets)
         self.found: list[tuple[str, int, float]] = []
@@ -103,9 +106,7 @@ class Replay:
         own = f"{self.variant}/{name}"
         return RECORDED[own if own in RECORDED else f"main/{name}"]
 
-    def weights(
-        self, group: str, network: str, name: str, homes: dict[str, tuple[str, ...]] = NETWORKS
-    ) -> Tensor:
+    def weights(self, group: str, network: str, name: str, homes: dict[str, tuple[str, ...]] = NETWORKS) -> Tensor:
         """A recorded parameter under raymix's name: layers are `trunk.N`, or `layers.N/2` with critics stacked."""
         *_, layer, kind = name.split(".")
         number = int(layer) * 2 if network == "critic" else int(layer)
@@ -148,14 +149,15 @@ class Replay:
         optimisers = {"mdn": "gmm_opt", "policy": "policy_opt", "hyper_critic": "mode_net_opt"}
         if network != "critic":
             return self.weights(f"g_first/{optimisers[network]}", network, name)
-        per_critic = (self.weights(f"g_first/q_net_opts.{i}", network, name, {network: (f"q_nets.{i}",)}) for i in (0, 1))
+        per_critic = (
+            self.weights(f"g_first/q_net_opts.{i}", network, name, {network: (f"q_nets.{i}",)}) for i in (0, 1)
+        )
         return torch.cat(list(per_critic))
 
     def run(self) -> None:
-        rates = {"mdn": "mdn", "policy": "policy", "hyper_critic": "hyper_critic", "critic": "critic"}
         adams = {
-            network: torch.optim.Adam(self.parameters[network].values(), float(getattr(self.config, f"{name}_learning_rate")))
-            for network, name in rates.items()
+            network: torch.optim.Adam(parameters.values(), float(getattr(self.config, f"{network}_learning_rate")))
+            for network, parameters in self.parameters.items()
         }
         for step in range(1, STEPS + 1):
             self.mixture_step(step, adams["mdn"])
@@ -180,7 +182,9 @@ class Replay:
                  "next_action": "next_actions", "reward": "rewards", "done": "terminals"}  # fmt: skip
         present = {theirs: ours for theirs, ours in names.items() if f"main/batch/{name}/{theirs}" in RECORDED}
         rows = {ours: self.recorded(f"batch/{name}/{theirs}")[step - 1] for theirs, ours in present.items()}
-        return SimpleNamespace(**{ours: row[:, 0] if ours in ("rewards", "terminals") else row for ours, row in rows.items()})
+        return SimpleNamespace(
+            **{ours: row[:, 0] if ours in ("rewards", "terminals") else row for ours, row in rows.items()}
+        )
 
     def noise(self, name: str, step: int) -> Tensor:
         return self.recorded(f"noise/{name}")[step - 1]
@@ -225,13 +229,9 @@ class Replay:
         weights = self.mid("train_policy.weights", step)
         self.compare("mean advantage", step, details["advantage_mean"], self.mid("train_policy.advs", step).mean())
         self.compare("mean weight", step, details["weight_mean"], weights.mean())
-        capped = (weights >= self.mid_cap).float().mean()
+        capped = (weights >= VARIANTS[self.variant]["weight_max"]).float().mean()
         self.compare("share of capped weights", step, details["weight_capped"], capped)
         self.compare("policy loss", step, loss, self.mid("train_policy.policy_loss", step))
-
-    @property
-    def mid_cap(self) -> Tensor:
-        return torch.tensor(VARIANTS[self.variant]["weight_max"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -241,8 +241,8 @@ def test_lom_repeats_its_authors_run(variant):
     assert not replay.failures
     checked = {what.split(" ")[0] for what, _, _ in replay.found}
     assert {"mixture", "weights", "gradient", "evaluated", "chosen", "policy", "hyper"} <= checked
-    worst = max(replay.found, key=lambda row: row[2])
-    print(f"{variant}: {len(replay.found)} comparisons, worst {worst[2]:.2f} of its tolerance: {worst[0]}, step {worst[1]}")
+    what, step, excess = max(replay.found, key=lambda row: row[2])
+    print(f"{variant}: {len(replay.found)} comparisons, worst {excess:.2f} of its tolerance: {what}, step {step}")
 
 
 @pytest.mark.parametrize(
@@ -282,8 +282,8 @@ def test_adam_equals_torch_per_member():
         gradients = [torch.randn(value.shape, generator=generator) * scale for value in starts]
         for member, adam in enumerate(adams):
             if step == delays[member]:  # A member that starts later: its moments and its count begin here.
-                for mine, moment, square in zip(stacked, means, squares):
-                    mine[member], moment[member], square[member] = alone_value(alone, member, mine, stacked), 0.0, 0.0
+                for mine, own, moment, square in zip(stacked, alone[member], means, squares):
+                    mine[member], moment[member], square[member] = own.detach(), 0.0, 0.0
                 count[member] = 0
             if step >= delays[member]:
                 for parameter, gradient in zip(alone[member], gradients):
@@ -294,8 +294,3 @@ def test_adam_equals_torch_per_member():
     for index, value in enumerate(stacked):
         for member in range(len(rates)):
             torch.testing.assert_close(value[member], alone[member][index].detach(), rtol=1e-5, atol=1e-6)
-
-
-def alone_value(alone: list[list[Tensor]], member: int, mine: Tensor, stacked: list[Tensor]) -> Tensor:
-    index = next(i for i, value in enumerate(stacked) if value is mine)
-    return alone[member][index].detach()

@@ -115,7 +115,7 @@ def test_categorical_frequencies():
 
 
 def test_streams_are_distinct_and_uncorrelated():
-    """Catches two places (seed, step, update, draw) that share their numbers, such as seed 1 step 0 and seed 0 step 1."""
+    """Catches two places that share their numbers, such as step 0 of seed 1 and step 1 of seed 0."""
     starts = streams(torch.arange(-8, 8), torch.arange(50)[:, None], updates=4)
     assert starts.shape == (50, 16, 4, DRAWS)
     assert len(torch.unique(starts)) == starts.numel()
@@ -128,6 +128,12 @@ def test_streams_are_distinct_and_uncorrelated():
         rows.append(key(**other, updates=2).normal(number))
     correlation = np.corrcoef(torch.stack(rows).double().numpy()) - np.eye(len(rows))
     assert np.abs(correlation).max() < 5 / math.sqrt(number)
+
+
+def test_domains_share_no_numbers():
+    """Two phases, or training and acting, at the same step would otherwise use one another's noise."""
+    drawn = [streams(torch.tensor(1), torch.arange(100), updates=3, domain=domain).flatten() for domain in (-1, 0, 1)]
+    assert len(torch.cat(drawn).unique()) == sum(map(len, drawn))
 
 
 def test_the_number_of_updates_does_not_move_earlier_streams():

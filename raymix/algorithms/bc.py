@@ -39,7 +39,7 @@ class BC(Algorithm):
     phases = (Phase("main", (Update("policy_loss", "policy"),)),)
     presets = {"small": {"batch_size": 256, "steps": 3_000}}
 
-    def networks(self, spec: Spec, config: Config) -> dict[str, nn.Module]:
+    def networks(self, spec: Spec, config: Any) -> dict[str, nn.Module]:
         standardise = Standardise.noisy(spec)
         return {"policy": GaussianPolicy(standardise, config.hidden_dims, spec.action_dim)}
 

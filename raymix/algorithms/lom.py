@@ -121,6 +121,7 @@ class LOM(Algorithm):
     presets = {
         "paper": {"min_component_weight": 0.0, "mdn_steps": 200_000, "steps": 1_000_000},
         "small": {
+            "baseline": "mode",
             "discount": 0.9,
             "tau": 0.02,
             "mdn_hidden_dims": (256, 256),
@@ -131,7 +132,7 @@ class LOM(Algorithm):
         },
     }
 
-    def networks(self, spec: Spec, config: Config) -> dict[str, nn.Module]:
+    def networks(self, spec: Spec, config: Any) -> dict[str, nn.Module]:
         standardise = Standardise.noisy(spec)
         hidden, modes = config.hidden_dims, config.num_components
         return {
@@ -193,9 +194,7 @@ class LOM(Algorithm):
         """(B,) int64: the best mode by `values` (B, M) among those with enough weight, else the heaviest."""
         weights = torch.softmax(mixture.logits, -1)
         eligible = torch.where(weights >= config.min_component_weight, values, -torch.inf)
-        return torch.where(
-            (weights >= config.min_component_weight).any(-1), eligible.argmax(-1), weights.argmax(-1)
-        )
+        return torch.where((weights >= config.min_component_weight).any(-1), eligible.argmax(-1), weights.argmax(-1))
 
     def sample_actions(self, nets: Any, observations: Tensor, config: Any, key: Key | None = None) -> Tensor:
         return nets.policy(observations)

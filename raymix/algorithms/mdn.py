@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from raymix.algorithms.base import Algorithm, Phase, Update
 from raymix.config import AlgorithmConfig, scalar, structure
 from raymix.nn.layers import Standardise
-from raymix.nn.losses import LOG_STD_MAX, LOG_STD_MIN, component_std, mixture_log_prob
+from raymix.nn.losses import component_std, mixture_log_prob
 from raymix.nn.policies import MixturePolicy
 from raymix.random import Key
 from raymix.types import Spec
@@ -42,7 +42,7 @@ class MDN(Algorithm):
     phases = (Phase("main", (Update("mdn_loss", "mdn"),)),)
     presets = {"small": {"batch_size": 256, "hidden_dims": (256, 256), "steps": 2_000}}
 
-    def networks(self, spec: Spec, config: Config) -> dict[str, nn.Module]:
+    def networks(self, spec: Spec, config: Any) -> dict[str, nn.Module]:
         standardise = Standardise.noisy(spec)
         return {"mdn": MixturePolicy(standardise, config.hidden_dims, spec.action_dim, config.num_components)}
 

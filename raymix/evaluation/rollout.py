@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from dataclasses import dataclass
 
 import gymnasium
@@ -51,7 +52,8 @@ def evaluate(policy: Policy, episodes: int) -> Evaluation:
                 observations[lane], reward, terminated, truncated, _ = lanes[lane].step(
                     actions[lane].astype(lanes[lane].action_space.dtype)
                 )
-                if not np.isfinite(reward):
+                reward = float(reward)
+                if not math.isfinite(reward):
                     name = json.loads(policy.spec.environment)["id"]
                     raise RuntimeError(f"environment {name} returned the reward {reward} in episode {first + lane}")
                 returns[first + lane] += reward

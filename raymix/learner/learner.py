@@ -59,8 +59,8 @@ class Learner:
         }
         self._structure = config.of_kind("structure")
         self.program = Program(self._step, self.device, capture)
-        # Updates with `every` > 1 and the targets' pace are read from the step, which all seats must agree on.
-        self.period = math.lcm(self.phase.targets_every, *(update.every for update in self.phase.updates))
+        # Updates with `every` > 1 are left out of the program of a step, so all seats must agree on when.
+        self.period = math.lcm(*(update.every for update in self.phase.updates))
         blank = self.fresh(config, seed=0)
         stacked = {name: torch.stack([value] * width) for name, value in blank.tensors.items()}
         self._state = unflatten({name: value.to(self.device) for name, value in stacked.items()})
@@ -137,11 +137,13 @@ class Learner:
         if not bool((offsets == first).all()):
             raise ValueError(f"seats are at steps {self._steps.tolist()}, which differ modulo {self.period}")
         times = self._steps + torch.arange(steps, device=self.device)[:, None]
-        starts = streams(self._seeds, times, updates=len(self.phase.updates))
+        starts = streams(self._seeds, times, len(self.phase.updates), domain=self.algorithm.phases.index(self.phase))
+        shares = self._target_shares(times)
         totals: dict[str, Tensor] = {}
         counts: Counter[str] = Counter()
         for index in range(steps):
-            metrics = self.program(self._state, self._scalars, starts[index], (first + index) % self.period)
+            clock = (first + index) % self.period
+            metrics = self.program(self._state, self._scalars, starts[index], shares[index], clock)
             counts.update(metrics.keys())  # An update with `every` > 1 has metrics in some steps only.
             totals.update({name: torch.zeros_like(metrics[name]) for name in metrics if name not in totals})
             torch._foreach_add_([totals[name] for name in metrics], list(metrics.values()))
@@ -149,10 +151,18 @@ class Learner:
         means = torch.stack(list(totals.values())).cpu().double()
         return Chunk(steps, {name: (row / counts[name]).tolist() for name, row in zip(totals, means)})
 
+    def _target_shares(self, times: Tensor) -> Tensor:
+        """(steps, N): how far the targets move in each step; 0 in the steps between, which keeps one program for all.
+
+        An algorithm without target networks has no `tau`, and its program reads none of these.
+        """
+        tau = self._scalars.get("tau", torch.zeros(self.width, device=self.device, dtype=self.dtype))
+        return torch.where(times % self.phase.targets_every == 0, tau, 0.0)
+
     def _step(
-        self, state: dict[str, Any], scalars: dict[str, Tensor], starts: Tensor, clock: int
+        self, state: dict[str, Any], scalars: dict[str, Tensor], starts: Tensor, shares: Tensor, clock: int
     ) -> dict[str, Tensor]:
-        """One step of all seats, in place: (N, updates, DRAWS) random starts -> metrics of shape (N,)."""
+        """One step of all seats, in place: (N, updates, DRAWS) random starts, (N,) shares -> metrics (N,)."""
         metrics: dict[str, Tensor] = {}
         parameters, targets = state["parameters"], state["targets"]
         for index, update in enumerate(self.phase.updates):
@@ -166,16 +176,11 @@ class Learner:
             metrics.update(details)
             optimiser = state["adam"][update.loss]
             trees = [flatten(tree) for tree in (trained, gradients, optimiser["means"], optimiser["squares"])]
-            adam_(
-                *([tree[name] for name in trees[0]] for tree in trees),  # by name: the trees' orders may differ
-                optimiser["count"],
-                scalars[update.learning_rate],
-            )
-        if self.phase.targets and clock % self.phase.targets_every == 0:
-            for network in self.phase.targets:
-                for name, value in targets[network].items():
-                    share = scalars["tau"].view((-1,) + (1,) * (value.dim() - 1))
-                    value.lerp_(parameters[network][name], share)
+            values, slopes, means, squares = ([tree[name] for name in trees[0]] for tree in trees)  # Orders may differ.
+            adam_(values, slopes, means, squares, optimiser["count"], scalars[update.learning_rate])
+        for network in self.phase.targets:
+            for name, value in targets[network].items():
+                value.lerp_(parameters[network][name], shares.view((-1,) + (1,) * (value.dim() - 1)))
         return metrics
 
     def _summed_loss(

@@ -30,8 +30,10 @@ class Networks:
             self.target = Networks(modules, targets)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_") or name not in self._modules:
-            raise AttributeError(f"no network {name!r}; there are: {', '.join(self.__dict__.get('_modules', ()))}")
+        if name.startswith("_") or name not in self._parameters:
+            raise AttributeError(
+                f"no network {name!r} here; there are: {', '.join(self.__dict__.get('_parameters', ()))}"
+            )
         module, parameters = self._modules[name], self._parameters[name]
         return lambda *arguments: functional_call(module, dict(parameters), arguments)
 

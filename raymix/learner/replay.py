@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raymix.types import Dataset, Spec
+from raymix.types import Dataset, Spec, UsageError
 
 
 class DeviceReplay:
@@ -31,7 +31,12 @@ class DeviceReplay:
         self.actions = _to_unit_box(_tensor(columns.actions, device, dtype), spec, columns.last_rows)
         self.rewards = _tensor(columns.rewards, device, dtype)
         self.terminals = _tensor(columns.terminals, device, torch.bool)
-        self.rows = torch.from_numpy(columns.transition_rows(with_next_action)).to(device)
+        rows = columns.transition_rows(with_next_action)
+        if not len(rows):
+            raise UsageError(
+                f"no transition of data set {spec.name} has a next action: every episode is one step, cut by a limit"
+            )
+        self.rows = torch.from_numpy(rows).to(device)
         """(N,) rows that start a transition and may be drawn."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ def mlp(input_dim: int, hidden_dims: Sequence[int], output_dim: int) -> nn.Seque
     """(..., input_dim) -> (..., output_dim): ReLU after each hidden layer, linear output, PyTorch's initialisation."""
     widths = (input_dim, *hidden_dims)
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:]):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], output_dim))
 
@@ -39,7 +40,7 @@ class EnsembleMLP(nn.Module):
     def __init__(self, count: int, input_dim: int, hidden_dims: Sequence[int], output_dim: int) -> None:
         super().__init__()
         widths = (input_dim, *hidden_dims, output_dim)
-        self.layers = nn.ModuleList(EnsembleLinear(count, a, b) for a, b in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(EnsembleLinear(count, a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = inputs[None]

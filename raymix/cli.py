@@ -1,0 +1,198 @@
+"""The command `raymix`: thin, everything it does can be called from Python."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import raymix
+from raymix.types import UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command. Exits with 0, 1 (failed) or 2 (bad usage)."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except UsageError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    result = argparse.ArgumentParser(prog="raymix", description=raymix.__doc__)
+    result.add_argument("--version", action="version", version=f"raymix {raymix.__version__}")
+    commands = result.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("algorithms", help="the algorithms and their hyperparameters")
+    command.add_argument("name", nargs="?", help="show this one's hyperparameters, presets and paper")
+    command.add_argument("--json", action="store_true", help="print JSON: a list of name, paper, fields")
+    command.set_defaults(run=algorithms)
+
+    data = commands.add_parser("data", help="list, make or describe data sets").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    command = data.add_parser("list", help="data sets that can be named here")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=data_list)
+    command = data.add_parser("make", help="make a data set of raymix's own, once; it is kept as a Minari data set")
+    command.add_argument("name", help="such as fetchreach-multigoal")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=data_info, bar=True)
+    command = data.add_parser("info", help="shapes, statistics, sources and environment of a data set")
+    command.add_argument("name", help="a short name, a Minari id, or a mixture such as 'a + b'")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=data_info, bar=False)
+
+    command = commands.add_parser(
+        "train",
+        help="train one configuration in this process, without Ray",
+        description="Train one configuration, all seeds as one program, in this process and without Ray.",
+    )
+    command.add_argument("algorithm", help="such as lom; `raymix algorithms` lists them")
+    command.add_argument("--dataset", required=True, metavar="NAME", help="such as fetchreach-multigoal")
+    command.add_argument("--preset", metavar="NAME", help="the algorithm's preset underneath --set")
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter")
+    command.add_argument("--seeds", type=int, default=1, metavar="N", help="default: %(default)s")
+    command.add_argument("--steps", type=int, metavar="N", help="gradient steps of the last phase")
+    command.add_argument("--evaluate-every", type=int, default=1_000, metavar="N", help="default: %(default)s steps")
+    command.add_argument("--episodes", type=int, default=10, metavar="N", help="per evaluation; default: %(default)s")
+    command.add_argument("--storage", default="runs", metavar="DIR", help="folder of the runs (default: %(default)s)")
+    command.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
+    command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    command.add_argument("--eager", action="store_true", help="do not compile the training step")
+    command.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
+    command.set_defaults(run=train)
+
+    command = commands.add_parser("report", help="the table and figure of a run, from its ledger alone")
+    command.add_argument("folder", help="a run, or the storage folder of runs (then the newest)")
+    command.add_argument("--select", default="last", help="last, mean_last_3, or best (an oracle)")
+    command.add_argument("--metric", default="return", help="return or normalized_score")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=report)
+    return result
+
+
+def algorithms(options: argparse.Namespace) -> None:
+    """`raymix algorithms [NAME]`."""
+    from raymix.algorithms import base
+
+    names = [options.name] if options.name else base.names()
+    found = [(name, base.find(name)) for name in names]
+    if options.json:
+        rows = [
+            {
+                "name": name,
+                "paper": algorithm.paper,
+                "summary": summary_of(algorithm),
+                "phases": [phase.name for phase in algorithm.phases],
+                "presets": {preset: dict(values) for preset, values in algorithm.presets.items()},
+                "fields": algorithm.Config.describe(),
+            }
+            for name, algorithm in found
+        ]
+        print(json.dumps(rows))
+        return
+    if not options.name:
+        width = max(map(len, names))
+        for name, algorithm in found:
+            print(f"{name:{width}}  {summary_of(algorithm)}\n{'':{width}}  {algorithm.paper}")
+        print("\nHyperparameters of one: raymix algorithms NAME")
+        return
+    ((name, algorithm),) = found
+    print(f"{name}: {summary_of(algorithm)}\n{algorithm.paper}\n")
+    for preset, values in algorithm.presets.items():
+        print(f"preset {preset}: {', '.join(f'{key}={value}' for key, value in values.items())}")
+    print()
+    fields = algorithm.Config.describe()
+    width = max(len(f"{field['name']}={shown(field['default'])}") for field in fields)
+    for field in fields:
+        setting = f"{field['name']}={shown(field['default'])}"
+        print(f"{setting:{width}}  {field['kind']:9}  {field['help']}")
+
+
+def summary_of(algorithm: Any) -> str:
+    """The first line of its docstring."""
+    return (type(algorithm).__doc__ or "").strip().splitlines()[0]
+
+
+def shown(value: Any) -> str:
+    """A value as `--set` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def data_list(options: argparse.Namespace) -> None:
+    """`raymix data list`."""
+    from raymix.data import catalog
+
+    rows = catalog.known()
+    if options.json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        size = f"{row['transitions']:,} transitions" if row["transitions"] else "made on first use"
+        short = f" ({row['short_name']})" if row["short_name"] else ""
+        print(f"{row['name']}{short}\n    {size}; {row['description']}")
+
+
+def data_info(options: argparse.Namespace) -> None:
+    """`raymix data info NAME` and `raymix data make NAME`."""
+    from raymix.run_folder import load_dataset
+
+    facts = load_dataset(options.name, quiet=options.json).spec.to_dict()
+    if options.json:
+        print(json.dumps(facts))
+        return
+    environment = json.loads(facts.pop("environment") or "{}").get("id")
+    for name, value in {**facts, "environment": environment}.items():
+        if isinstance(value, list):
+            value = " ".join(f"{part:.4g}" if isinstance(part, float) else str(part) for part in value)
+        print(f"{name:18} {value}")
+
+
+def train(options: argparse.Namespace) -> None:
+    """`raymix train ALGORITHM`."""
+    from raymix.plan import SweepSpec, setting
+    from raymix.train import train as train_locally
+
+    spec = SweepSpec(
+        algorithm=options.algorithm,
+        datasets=(options.dataset,),
+        settings=dict(setting(text) for text in options.set),
+        preset=options.preset,
+        seeds=options.seeds,
+        steps=options.steps,
+        evaluate_every=options.evaluate_every,
+        episodes=options.episodes,
+    )
+    capture = "eager" if options.eager else "auto"
+    result = train_locally(spec, options.storage, options.resume, options.device, capture, quiet=options.json)
+    show(result, options.json)
+
+
+def report(options: argparse.Namespace) -> None:
+    """`raymix report DIR`."""
+    from raymix.report import write_report
+
+    show(write_report(options.folder, select=options.select, metric=options.metric), options.json)
+
+
+def show(result: Any, as_json: bool) -> None:
+    """Print a `raymix.report.Report`."""
+    if as_json:
+        from raymix.report.tables import records
+
+        print(json.dumps({"run": result.run_dir, "rows": records(result.frame)}))
+        return
+    print(f"\n{result.text}\n")
+    print(f"table   {result.csv}\nfigure  {result.png}\nledger  {result.run_dir}/ledger")

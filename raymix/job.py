@@ -1,0 +1,188 @@
+"""One trial's work apart from where it runs: what it has to do, what it writes, and how it goes on.
+
+Shared by the Tune trainable and by `raymix train`. Imports neither torch nor ray; a pack is imported in use.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import raymix
+from raymix import checkpoint, ledger
+from raymix.types import Dataset, Spec
+
+if TYPE_CHECKING:
+    from raymix.packing.local import Boundary, LocalPack
+
+
+@dataclass(frozen=True)
+class Job:
+    """One configuration to train with all its seeds, as plain data."""
+
+    run: str
+    """Name of the run."""
+    run_dir: str
+    """Folder that holds the run's ledger and checkpoints."""
+    config_id: str
+    algorithm: str
+    config: dict[str, Any]
+    """All hyperparameters, without the seed."""
+    dataset: str
+    """Canonical name."""
+    seeds: list[int]
+    report_every: int
+    """Gradient steps between two reports; in the last phase each report evaluates."""
+    episodes: int
+    """Evaluation episodes per seed and report."""
+    device: str = "cpu"
+    capture: str = "auto"
+
+
+def open_pack(job: Job, dataset: Dataset) -> LocalPack:
+    """The job's members in this process, at their very beginning."""
+    from raymix.algorithms import base
+    from raymix.packing.local import LocalPack
+
+    config = base.find(job.algorithm).configure(job.config)
+    return LocalPack(
+        job.algorithm, config, job.seeds, dataset, job.report_every, device=job.device, capture=job.capture
+    )
+
+
+def restore_newest(job: Job, pack: LocalPack, *more: Path) -> list[str]:
+    """Continue from the newest whole checkpoint, if there is one; returns a sentence per damaged one passed over."""
+    found, problems = checkpoint.newest([*checkpoint_folders(job), *more])
+    if found is not None:
+        restore(pack, found)
+    return [f"Skipped a damaged checkpoint: {problem}." for problem in problems]
+
+
+def open_ledger(job: Job) -> ledger.LedgerWriter:
+    """The job's writer, as the next attempt at it."""
+    folder = str(Path(job.run_dir, "ledger"))
+    return ledger.LedgerWriter(folder, job.config_id, ledger.next_attempt(folder, job.config_id))
+
+
+def checkpoint_folders(job: Job) -> list[Path]:
+    """All checkpoints that any attempt at this run made of this configuration, whole or not."""
+    return sorted(Path(job.run_dir, "trials").glob(f"*/{job.config_id}*/checkpoint_*"))
+
+
+def progress(pack: LocalPack, boundary: Boundary) -> float:
+    """Share of all phases' gradient steps that are done."""
+    phases = pack.algorithm.phases
+    totals = [getattr(pack.config, phase.steps) for phase in phases]
+    index = [phase.name for phase in phases].index(boundary.phase)
+    return (sum(totals[:index]) + boundary.step) / sum(totals)
+
+
+def live_seats(boundary: Boundary) -> list[int]:
+    """Seats whose losses have been finite so far; the others have no policy worth playing."""
+    return [seat for seat, diverged in enumerate(boundary.diverged) if not diverged]
+
+
+def write_checkpoint(folder: str | Path, job: Job, pack: LocalPack, at: Boundary) -> None:
+    """Write the members' states at a boundary as a `raymix.checkpoint`."""
+    phases = [phase.name for phase in pack.algorithm.phases]
+    state = {
+        "config_id": job.config_id,
+        "algorithm": job.algorithm,
+        "config": job.config,
+        "dataset": job.dataset,
+        "phase": at.phase,
+        "phase_index": phases.index(at.phase),
+        "step": at.step,
+        "seeds": [member.seed for member in at.states],
+        "diverged": at.diverged,
+        "agent_seconds": at.agent_seconds,
+    }
+    members = [{name: value.numpy() for name, value in member.tensors.items()} for member in at.states]
+    checkpoint.write(folder, state, members)
+
+
+def restore(pack: LocalPack, found: checkpoint.Checkpoint) -> None:
+    """Continue a pack from a checkpoint: weights, optimisers and steps, never hyperparameters."""
+    import torch
+
+    from raymix.learner.state import MemberState
+
+    state = found.state
+    members = [
+        MemberState(state["phase"], state["step"], seed, {name: torch.from_numpy(a) for name, a in tensors.items()})
+        for seed, tensors in zip(state["seeds"], found.members, strict=True)
+    ]
+    pack.load(members, state["diverged"], state["agent_seconds"])
+
+
+def make_rows(job: Job, spec: Spec, boundary: Boundary, evaluations: dict[int, Any]) -> list[ledger.Row]:
+    """One ledger row per seed; `evaluations` by seat."""
+    rows = []
+    for seat, seed in enumerate(job.seeds):
+        evaluation = evaluations.get(seat)
+        rows.append(
+            ledger.Row(
+                run=job.run,
+                seed=seed,
+                phase=boundary.phase,
+                step=boundary.step,
+                dataset=spec.name,
+                dataset_hash=spec.hash,
+                algorithm=job.algorithm,
+                config=job.config,
+                returns=tuple(evaluation.returns) if evaluation else (),
+                lengths=tuple(evaluation.lengths) if evaluation else (),
+                metrics=boundary.metrics[seat],
+                diverged=boundary.diverged[seat],
+                agent_seconds=boundary.agent_seconds,
+                wall_time=time.time(),
+                version=raymix.__version__,
+                reference_min=spec.reference_min,
+                reference_max=spec.reference_max,
+            )
+        )
+    return rows
+
+
+def summary(rows: list[ledger.Row], spec: Spec) -> dict[str, Any]:
+    """What Tune is told of a report: statistics over the live seeds."""
+    live = [row for row in rows if not row.diverged]
+    told: dict[str, Any] = {
+        "phase": rows[0].phase,
+        "phase_step": rows[0].step,
+        "seeds_left": len(live),
+        "agent_seconds": rows[0].agent_seconds,
+    }
+    for name in rows[0].metrics:
+        told[f"training/{name}"] = _mean([row.metrics[name] for row in live])
+    scores = [float(np.mean(row.returns)) for row in live if row.returns]
+    if scores:
+        told |= {f"evaluation/{name}": function(scores) for name, function in _STATISTICS.items()}
+        told["evaluation/returns"] = scores
+        if (score := spec.normalized_score(_mean(scores))) is not None:
+            told["evaluation/normalized_score"] = score
+    return told
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
+
+
+def _interquartile_mean(values: list[float]) -> float:
+    from raymix.report.statistics import interquartile_mean
+
+    return interquartile_mean(values)
+
+
+_STATISTICS: dict[str, Callable[[list[float]], float]] = {
+    "return": _mean,
+    "return_iqm": _interquartile_mean,
+    "return_min": min,
+    "return_max": max,
+}

@@ -1,0 +1,85 @@
+"""The folder of a run: made once, locked while a process works in it.
+
+<root>/<name>-<date>-<hash>/
+    sweep.json      what was asked, and every trial (`raymix.plan`)
+    ledger/         the results
+    trials/         Tune's files and the checkpoints, by attempt and configuration
+    report/         tables and figures
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from raymix.plan import write_description
+from raymix.types import Dataset, UsageError
+
+
+def load_dataset(name: str, quiet: bool, expected: Mapping[str, str] | None = None) -> Dataset:
+    """Load a data set, with a bar on the screen while one is made.
+
+    `expected` holds the hashes that a run was started with; other contents raise `UsageError`.
+    """
+    from rich.progress import Progress as Bar
+
+    from raymix.data import catalog
+
+    with Bar(transient=True, disable=quiet) as bar:
+        task = bar.add_task(f"making {name}", total=None, visible=False)
+        dataset = catalog.load(name, lambda done, total: bar.update(task, completed=done, total=total, visible=True))
+    if expected is not None and dataset.spec.hash != expected[name]:
+        raise UsageError(
+            f"data set {name} is not the one that the run was started with ({expected[name][:12]}); restore it, or"
+            " start a new run"
+        )
+    return dataset
+
+
+def writable_folder(path: str) -> Path:
+    """The folder, made if need be. Raises `UsageError` where nothing can be written."""
+    folder = Path(path).expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".raymix-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as problem:
+        raise UsageError(
+            f"cannot write to the storage folder {folder} ({problem.strerror}); choose another with --storage"
+        ) from problem
+    return folder
+
+
+def new_run_folder(root: Path, name: str, plan: dict[str, Any]) -> Path:
+    """Make `<root>/<name>-<date>-<hash>` with its `sweep.json`; the hash is that of the plan."""
+    digest = hashlib.sha256(repr(plan).encode()).hexdigest()[:6]
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{digest}"
+    for suffix in ("", *(f"-{number}" for number in range(2, 100))):
+        folder = root / (stem + suffix)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        write_description(folder, plan)
+        return folder
+    raise UsageError(f"{root} holds a hundred runs named {stem} already; choose another --storage")
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep two processes from running one sweep; the lock goes with the process, however it ends."""
+    lock = FileLock(run_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as problem:
+        raise UsageError(f"another process is running the sweep in {run_dir}; stop it, or wait for it") from problem
+    with lock:
+        yield
