@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train one configuration, all seeds as one program, in this process and without Ray.",
     )
     command.add_argument("algorithm", help="such as lom; `raymix algorithms` lists them")
-    command.add_argument("--dataset", required=True, metavar="NAME", help="such as fetchreach-multigoal")
+    command.add_argument("--dataset", metavar="NAME", help="such as fetchreach-multigoal; needed but with --resume")
     command.add_argument("--preset", metavar="NAME", help="the algorithm's preset underneath --set")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter")
     command.add_argument("--seeds", type=int, default=1, metavar="N", help="default: %(default)s")
@@ -165,9 +165,11 @@ def train(options: argparse.Namespace) -> None:
     from raymix.plan import SweepSpec, setting
     from raymix.train import train as train_locally
 
+    if not options.dataset and not options.resume:
+        raise UsageError("give a data set with --dataset; `raymix data list` names those at hand")
     spec = SweepSpec(
         algorithm=options.algorithm,
-        datasets=(options.dataset,),
+        datasets=(options.dataset,) if options.dataset else (),
         settings=dict(setting(text) for text in options.set),
         preset=options.preset,
         seeds=options.seeds,

@@ -13,6 +13,7 @@ from raymix.job import Job, live_seats, make_rows, open_ledger, open_pack, resto
 from raymix.job import progress as progress_of
 from raymix.plan import SweepSpec, describe, expand, read_description
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
+from raymix.types import UsageError
 
 if TYPE_CHECKING:
     from raymix.report import Report
@@ -32,9 +33,15 @@ def train(
 
     With `resume`, go on with the run in that folder instead. Raises `UsageError` for what cannot be used.
     """
+    require_device(device)
     if resume is not None:
         run_dir = Path(resume).expanduser().resolve()
         plan = read_description(run_dir)
+        if plan["algorithm"] != spec.algorithm or len(plan["trials"]) != 1:
+            raise UsageError(
+                f"{run_dir} holds {len(plan['trials'])} configurations of {plan['algorithm']}, not one of"
+                f" {spec.algorithm}; resume it by the command that started it"
+            )
         dataset = load_dataset(plan["trials"][0]["dataset"], quiet, plan["dataset_hashes"])
     else:
         (trial,) = trials = expand(spec)
@@ -73,6 +80,17 @@ def train(
     from raymix.report import write_report
 
     return write_report(str(run_dir), select=plan["select"], metric=plan["metric"])
+
+
+def require_device(device: str) -> None:
+    """Raise `UsageError` where tensors cannot be put on the device."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ValueError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise UsageError(f"device {device!r} cannot be used ({reason}); take cpu, or cuda where there is a GPU") from problem
 
 
 def job_of(plan: dict[str, Any], run_dir: Path, device: str, capture: str) -> Job:
