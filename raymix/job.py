@@ -45,6 +45,23 @@ class Job:
     capture: str = "auto"
 
 
+def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: Path, device: str, capture: str) -> Job:
+    """One of a plan's trials (`raymix.plan.describe`) as a job."""
+    return Job(
+        run=run_dir.name,
+        run_dir=str(run_dir),
+        config_id=trial["config_id"],
+        algorithm=plan["algorithm"],
+        config=trial["config"],
+        dataset=trial["dataset"],
+        seeds=plan["seeds"],
+        report_every=plan["evaluate_every"],
+        episodes=plan["episodes"],
+        device=device,
+        capture=capture,
+    )
+
+
 def open_pack(job: Job, dataset: Dataset) -> LocalPack:
     """The job's members in this process, at their very beginning."""
     from raymix.algorithms import base

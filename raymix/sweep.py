@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import raymix
 from raymix import ledger
+from raymix.job import job_of
 from raymix.plan import SweepSpec, describe, expand, read_description
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
 from raymix.types import Dataset, UsageError
@@ -30,64 +32,95 @@ class Interrupted(Exception):
     """The sweep was stopped by a signal; everything reported is saved and the message says how to go on."""
 
 
-def run(
-    spec: SweepSpec,
-    name: str,
-    storage: str = "runs",
-    address: str | None = None,
-    resume: str | None = None,
-    quiet: bool = False,
-    dashboard: bool = True,
-    capture: str = "auto",
-) -> Report:
-    """Run a sweep to its end, or go on with the one in the folder `resume`; returns its report.
+@dataclass(frozen=True)
+class Options:
+    """How a sweep is run, as far as it does not change its results."""
+
+    storage: str = "runs"
+    """Folder of the runs."""
+    address: str | None = None
+    """A Ray cluster, or None for a Ray of the sweep's own."""
+    quiet: bool = False
+    dashboard: bool = True
+    capture: str = "auto"
+    """'auto' compiles where there is a compiler; 'eager' never does."""
+
+
+def run(spec: SweepSpec, name: str, options: Options) -> Report:
+    """Run a sweep to its end, in a new folder; returns its report.
 
     Raises:
         UsageError: the specification, the storage or the address cannot be used; nothing was written.
         SweepFailed: trials failed more often than they are retried.
         Interrupted: SIGINT or SIGTERM.
     """
-    if resume is not None:
-        run_dir = Path(resume).expanduser().resolve()
-        plan = read_description(run_dir)
-        hashes = plan["dataset_hashes"]
-        datasets = {dataset: load_dataset(dataset, quiet, hashes) for dataset in hashes}
-    else:
-        trials = expand(spec)
-        root = writable_folder(storage)
-        datasets = {dataset: load_dataset(dataset, quiet) for dataset in {trial.dataset: None for trial in trials}}
-        hashes = {dataset: loaded.spec.hash for dataset, loaded in datasets.items()}
-        plan = describe(spec, name, trials, hashes, raymix.__version__)
+    trials = expand(spec)
+    root = writable_folder(options.storage)
+    datasets = {name: load_dataset(name, options.quiet) for name in dict.fromkeys(trial.dataset for trial in trials)}
+    hashes = {dataset: loaded.spec.hash for dataset, loaded in datasets.items()}
+    plan = describe(spec, name, trials, hashes, raymix.__version__)
+    with _ready(plan, datasets, options) as cluster:
         run_dir = new_run_folder(root, name, plan)
+        return _carry_out(plan, run_dir, plan["trials"], datasets, cluster, options)
+
+
+def resume(folder: str, options: Options) -> Report:
+    """Go on with the run in `folder` until all its trials are done; as `run` otherwise."""
+    run_dir = Path(folder).expanduser().resolve()
+    plan = read_description(run_dir)
+    finished = finished_trials(plan, run_dir)
+    missing = [trial for trial in plan["trials"] if trial["config_id"] not in finished]
+    if not missing:
+        return _report(plan, run_dir)
+    hashes = plan["dataset_hashes"]
+    datasets = {dataset: load_dataset(dataset, options.quiet, hashes) for dataset in hashes}
+    with _ready(plan, datasets, options) as cluster:
+        return _carry_out(plan, run_dir, missing, datasets, cluster, options)
+
+
+@contextlib.contextmanager
+def _ready(plan: dict[str, Any], datasets: dict[str, Dataset], options: Options) -> Iterator[Cluster]:
+    """A Ray on which the plan can run; all that may be wrong is said here, before anything is written."""
+    from raymix.cluster import connected
+
     for dataset, loaded in datasets.items():
         if loaded.spec.environment is None:
             raise UsageError(f"data set {dataset} has no environment to evaluate in; choose one that has")
-    with locked(run_dir):
-        return _carry_out(plan, run_dir, datasets, address, quiet, dashboard, capture)
+    with connected(options.address, dashboard=options.dashboard) as cluster:
+        cpus, gpus = resources_per_trial(plan, cluster)
+        if cpus > cluster.cpus or gpus > cluster.gpus:
+            raise UsageError(
+                f"a trial asks for {cpus:g} CPUs and {gpus:g} GPUs, this Ray has {cluster.cpus} and {cluster.gpus};"
+                " ask for less in the sweep, or run it on a larger cluster"
+            )
+        yield cluster
+
+
+def resources_per_trial(plan: dict[str, Any], cluster: Cluster) -> tuple[float, float]:
+    """CPUs and GPUs that each trial asks for; unless the sweep says, a whole GPU where the cluster has any."""
+    gpus = plan["gpus_per_trial"]
+    return plan["cpus_per_trial"], (1.0 if cluster.gpus else 0.0) if gpus is None else gpus
 
 
 def _carry_out(
     plan: dict[str, Any],
     run_dir: Path,
+    missing: list[dict[str, Any]],
     datasets: dict[str, Dataset],
-    address: str | None,
-    quiet: bool,
-    dashboard: bool,
-    capture: str,
+    cluster: Cluster,
+    options: Options,
 ) -> Report:
-    from raymix.cluster import connected
-
-    finished = finished_trials(plan, run_dir)
-    missing = [trial for trial in plan["trials"] if trial["config_id"] not in finished]
     how_to_resume = f"{' '.join(command_line())} --resume {run_dir}"
-    if missing:
-        with connected(address, dashboard=dashboard) as cluster, sigterm_as_sigint():
-            problems = _run_trials(plan, run_dir, missing, finished, datasets, cluster, quiet, capture)
-        still_missing = {trial["config_id"] for trial in missing} - finished_trials(plan, run_dir)
-        if problems:
-            raise SweepFailed("\n".join([*problems, f"Results so far are kept; try again with: {how_to_resume}"]))
-        if still_missing:
-            raise Interrupted(f"Stopped. Every report so far is saved; go on with: {how_to_resume}")
+    with locked(run_dir), sigterm_as_sigint():
+        problems = _run_trials(plan, run_dir, missing, datasets, cluster, options)
+    if problems:
+        raise SweepFailed("\n".join([*problems, f"Results so far are kept; try again with: {how_to_resume}"]))
+    if {trial["config_id"] for trial in missing} - finished_trials(plan, run_dir):
+        raise Interrupted(f"Stopped. Every report so far is saved; go on with: {how_to_resume}")
+    return _report(plan, run_dir)
+
+
+def _report(plan: dict[str, Any], run_dir: Path) -> Report:
     from raymix.report import write_report
 
     return write_report(str(run_dir), select=plan["select"], metric=plan["metric"])
@@ -97,50 +130,28 @@ def _run_trials(
     plan: dict[str, Any],
     run_dir: Path,
     missing: list[dict[str, Any]],
-    finished: set[str],
     datasets: dict[str, Dataset],
     cluster: Cluster,
-    quiet: bool,
-    capture: str,
+    options: Options,
 ) -> list[str]:
     """Run the missing trials with Tune; returns one sentence per failed trial."""
     from ray import tune
 
     from raymix.data.store import ReplayStore
     from raymix.evaluation.pool import RolloutPool
-    from raymix.job import Job
     from raymix.progress import Progress
     from raymix.trainable import Member
 
     attempt = 1 + sum(1 for _ in (run_dir / "trials").glob("attempt-*"))
     unique = f"{run_dir.name}-{attempt}"
     store = ReplayStore.create(f"raymix-store-{unique}")
-    for dataset in {trial["dataset"] for trial in missing}:
+    for dataset in dict.fromkeys(trial["dataset"] for trial in missing):
         store.add(datasets[dataset])
-    rollout_actors = max(1, cluster.cpus // 4)
-    pool = RolloutPool.create(f"raymix-rollouts-{unique}", rollout_actors)
-    gpus = plan["gpus_per_trial"]
-    gpus = (1.0 if cluster.gpus else 0.0) if gpus is None else gpus
-    if plan["cpus_per_trial"] > cluster.cpus or gpus > cluster.gpus:
-        raise UsageError(
-            f"a trial asks for {plan['cpus_per_trial']:g} CPUs and {gpus:g} GPUs, this Ray has {cluster.cpus} and"
-            f" {cluster.gpus}; ask for less in the sweep, or run it on a larger cluster"
-        )
+    pool = RolloutPool.create(f"raymix-rollouts-{unique}", size=max(1, cluster.cpus // 4))
+    cpus, gpus = resources_per_trial(plan, cluster)
+    device = "cuda" if gpus else "cpu"
     jobs = [
-        Job(
-            run=run_dir.name,
-            run_dir=str(run_dir),
-            config_id=trial["config_id"],
-            algorithm=plan["algorithm"],
-            config=trial["config"],
-            dataset=trial["dataset"],
-            seeds=plan["seeds"],
-            report_every=plan["evaluate_every"],
-            episodes=plan["episodes"],
-            device="cuda" if gpus else "cpu",
-            capture=capture,
-        )
-        for trial in missing
+        dataclasses.asdict(job_of(plan, trial, run_dir, device=device, capture=options.capture)) for trial in missing
     ]
     labels = trial_labels(plan)
     header = [
@@ -149,15 +160,15 @@ def _run_trials(
         f"results   {run_dir}",
         *([f"dashboard {cluster.dashboard}  (its token: ray get-auth-token)"] if cluster.dashboard else []),
     ]
-    progress = Progress(labels, sorted(finished), header, quiet)
-    trainable = tune.with_resources(Member, {"cpu": plan["cpus_per_trial"], **({"gpu": gpus} if gpus else {})})
+    done_before = sorted(labels.keys() - {trial["config_id"] for trial in missing})
+    progress = Progress(labels, done_before, header, options.quiet)
     tuner = tune.Tuner(
-        trainable,
+        tune.with_resources(Member, {"cpu": cpus, **({"gpu": gpus} if gpus else {})}),
         param_space={
-            "job": tune.grid_search([dataclasses.asdict(job) for job in jobs]),
+            "job": tune.grid_search(jobs),
             "store": store.name,
             "rollouts": pool.name,
-            "rollout_actors": rollout_actors,
+            "rollout_actors": pool.size,
         },
         tune_config=tune.TuneConfig(
             reuse_actors=True,  # a process start costs seconds, a reset none
@@ -177,10 +188,8 @@ def _run_trials(
         results = tuner.fit()
     finally:
         progress.stop()
-    sentences = []
-    for error in results.errors:
-        sentences.append(str(error).strip().splitlines()[-1])
-    return [f"A trial failed: {sentence}" for sentence in dict.fromkeys(sentences)]
+    last_lines = dict.fromkeys(str(error).strip().splitlines()[-1] for error in results.errors)
+    return [f"A trial failed: {line}" for line in last_lines]
 
 
 def trial_folder(trial: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from raymix import ledger
 from raymix.cli import show
 from raymix.plan import SweepSpec, Trial, expand, setting
-from raymix.sweep import Interrupted, SweepFailed, run
+from raymix.sweep import Interrupted, Options, SweepFailed, resume, run
 from raymix.types import UsageError
 
 
@@ -25,21 +25,25 @@ def main(spec: SweepSpec, arguments: list[str] | None = None) -> None:
         if options.dry_run:
             print(dry_run(spec, Path(options.storage).expanduser(), options.json))
             return
-        report = run(
-            spec,
-            f"{name}-smoke" if options.smoke else name,
+        how = Options(
             storage=options.storage,
             address=options.address,
-            resume=options.resume,
             quiet=options.json,
             dashboard=not options.no_dashboard,
             capture="eager" if options.eager else "auto",
         )
+        if options.resume:
+            report = resume(options.resume, how)
+        else:
+            report = run(spec, f"{name}-smoke" if options.smoke else name, how)
     except UsageError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
     except (SweepFailed, Interrupted) as problem:
         print(problem, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("Stopped; no trial was running.", file=sys.stderr)
         sys.exit(1)
     show(report, options.json)
     if not options.json:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import raymix
-from raymix.job import Job, live_seats, make_rows, open_ledger, open_pack, restore_newest, summary, write_checkpoint
+from raymix.job import (
+    Job,
+    job_of,
+    live_seats,
+    make_rows,
+    open_ledger,
+    open_pack,
+    restore_newest,
+    summary,
+    write_checkpoint,
+)
 from raymix.job import progress as progress_of
 from raymix.plan import SweepSpec, describe, expand, read_description
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
@@ -52,7 +62,7 @@ def train(
         plan = describe(spec, name, trials, hashes, raymix.__version__)
         run_dir = new_run_folder(root, name, plan)
     with locked(run_dir):
-        job = job_of(plan, run_dir, device, capture)
+        job = job_of(plan, plan["trials"][0], run_dir, device, capture)
         pack = open_pack(job, dataset)
         notices = restore_newest(job, pack)
         writer = open_ledger(job)
@@ -90,25 +100,9 @@ def require_device(device: str) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, ValueError) as problem:
         reason = str(problem).splitlines()[0]
-        raise UsageError(f"device {device!r} cannot be used ({reason}); take cpu, or cuda where there is a GPU") from problem
-
-
-def job_of(plan: dict[str, Any], run_dir: Path, device: str, capture: str) -> Job:
-    """The plan's first trial as a job for this process."""
-    trial = plan["trials"][0]
-    return Job(
-        run=run_dir.name,
-        run_dir=str(run_dir),
-        config_id=trial["config_id"],
-        algorithm=plan["algorithm"],
-        config=trial["config"],
-        dataset=trial["dataset"],
-        seeds=plan["seeds"],
-        report_every=plan["evaluate_every"],
-        episodes=plan["episodes"],
-        device=device,
-        capture=capture,
-    )
+        raise UsageError(
+            f"device {device!r} cannot be used ({reason}); take cpu, or cuda where there is a GPU"
+        ) from problem
 
 
 def save(job: Job, pack: Any, boundary: Any) -> None:

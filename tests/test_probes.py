@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -77,3 +79,23 @@ def networks_of(pack: LocalPack, seat: int):
     modules = fresh_networks(pack.algorithm, pack.dataset.spec, pack.config, seed=0)
     parameters = unflatten(pack._learner.state(seat).tensors)["parameters"]
     return Networks({name: module.requires_grad_(False) for name, module in modules.items()}, parameters)
+
+
+def test_a_policy_acts_in_the_environments_own_box() -> None:
+    """Networks know the unit box only; a policy that forgets to map back would move a robot too little."""
+    pack = trained("bc", {**SMALL, "steps": 1}, toy.two_modes(), seeds=1)
+    (plain,) = pack.policies()
+    observations = np.random.default_rng(0).normal(size=(5, 2))
+    unit = Policy(plain).act(observations, step=0)
+    wide = Policy(dataclasses.replace(plain, spec={**plain.spec, "action_low": [2.0], "action_high": [12.0]}))
+    np.testing.assert_allclose(wide.act(observations, step=0), 7.0 + 5.0 * unit, rtol=1e-6)
+
+
+@pytest.mark.parametrize("episodes", [1, 8, 11])
+def test_every_episode_is_played_once_from_its_own_seed(episodes: int) -> None:
+    """Episodes are played several side by side; a score must not depend on how many, nor on the episodes after."""
+    pack = trained("mdn", {**SMALL, "steps": 1}, toy.two_modes(), seeds=1)
+    (plain,) = pack.policies()
+    played = evaluate(Policy(plain), episodes)
+    assert len(played.returns) == episodes and played.lengths == [1] * episodes
+    assert evaluate(Policy(plain), episodes) == played

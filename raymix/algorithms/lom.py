@@ -24,6 +24,11 @@ Differences from the authors' code (MianchuWang/LOM), each with its reason:
 Differences of the paper's text from that code, where the code is followed: `beta` multiplies the advantage (the paper
 prints its inverse); the baseline of the advantage is the policy's action, not the mode's mean (`baseline="mode"` is
 the paper's); the imitation loss is a squared error, not a log-likelihood.
+The preset `small` is for data of about 1e5 transitions with returns of about 1e2 and minutes of training on a CPU. Its
+`beta` is 1: at 5, a policy that comes to sit on an action that the critic overestimates finds every other action so
+much worse that the weights vanish (`weight_vanished`) and it never leaves. Its `min_component_weight` is 0.05: at 0.02
+components just above it were selected whose means point out of the data. On `fetchreach-multigoal` with M = 15, 2,000
+main steps and 4 seeds: returns 95 to 96 with both; 20 to 95 with beta alone; 2 to 3 with the weight alone.
 Observations are standardised by the mean and by sqrt(variance + 0.05^2): the code fits its scaler to observations
 with noise of that size.
 """
@@ -121,7 +126,8 @@ class LOM(Algorithm):
     presets = {
         "paper": {"min_component_weight": 0.0, "mdn_steps": 200_000, "steps": 1_000_000},
         "small": {
-            "baseline": "mode",
+            "beta": 1.0,
+            "min_component_weight": 0.05,
             "discount": 0.9,
             "tau": 0.02,
             "mdn_hidden_dims": (256, 256),

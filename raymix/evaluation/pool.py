@@ -40,6 +40,11 @@ class RolloutPool:
         """The actors that the driver made."""
         return cls(name, [ray.get_actor(f"{name}-{index}") for index in range(size)])
 
+    @property
+    def size(self) -> int:
+        """How many actors there are."""
+        return len(self._actors)
+
     def submit(self, policies: list[Any], episodes: int, offset: int = 0) -> list[ray.ObjectRef]:
         """Start one evaluation per policy, spread over the actors from number `offset` on."""
         return [
