@@ -50,6 +50,10 @@ def connected(address: str | None = None, cpus: int | None = None, dashboard: bo
         os.environ.pop("RAY_ADDRESS", None)
     import ray
 
+    if address is None and os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0":
+        # Ray read the setting when it was imported, which a sweep's file may have done first; it is asked of this
+        # constant. tests/test_sweep.py holds Ray to it.
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     if ray.is_initialized():
         raise UsageError("Ray is running in this process already; call ray.shutdown() before starting a sweep")
     if address is not None:

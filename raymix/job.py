@@ -177,7 +177,7 @@ def summary(rows: list[ledger.Row], spec: Spec) -> dict[str, Any]:
         "agent_seconds": rows[0].agent_seconds,
     }
     for name in rows[0].metrics:
-        told[f"training/{name}"] = _mean([row.metrics[name] for row in live])
+        told[f"training/{name}"] = _mean([row.metrics[name] for row in live or rows])
     scores = [float(np.mean(row.returns)) for row in live if row.returns]
     if scores:
         told |= {f"evaluation/{name}": function(scores) for name, function in _STATISTICS.items()}

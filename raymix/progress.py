@@ -67,7 +67,8 @@ class Progress(Callback):
         self._live: Live | None = None
         if quiet:
             return
-        console = Console(file=sys.stdout, highlight=False)
+        # Where nobody watches, lines stay whole for whoever reads the log.
+        console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
         lines = {config_id: _Line(label) for config_id, label in labels.items()}
         for config_id in done:
             lines[config_id].status, lines[config_id].progress = "done before", 1.0

@@ -44,11 +44,12 @@ ROWS = 2 * 2 * (2 + 5)  # configurations x seeds x (reports of the mixture phase
 class Driver:
     """One sweep process, and every process it started."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, dashboard: bool = False) -> None:
         self.script = folder / "small_sweep.py"
         self.script.write_text(SWEEP)
         self.storage = folder / "runs"
-        command = [sys.executable, str(self.script), "--eager", "--no-dashboard", "--storage", str(self.storage)]
+        command = [sys.executable, str(self.script), "--eager", "--storage", str(self.storage)]
+        command += [] if dashboard else ["--no-dashboard"]
         self.process = subprocess.Popen(
             [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -108,6 +109,28 @@ def test_a_sweep_reports_every_seed_and_step_once(whole: tuple[Path, str]) -> No
     assert (run / "report" / "scores.png").stat().st_size > 1000
     evaluated = [row for row in ledger.rows(ledger.read(str(run / "ledger"))) if row.phase == "main"]
     assert all(len(row.returns) == 4 and set(row.returns) <= {0.0, 1.0} for row in evaluated)
+
+
+def test_ray_listens_on_this_machine_only(tmp_path: Path) -> None:
+    """With the dashboard, and with Ray imported before raymix, as sweeps do."""
+    driver = Driver(tmp_path, dashboard=True)
+    driver.wait_for_segments(1)
+    addresses = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in [psutil.Process(driver.process.pid), *driver.family]
+        for connection in connections_of(process)
+        if connection.status == psutil.CONN_LISTEN
+    }
+    driver.process.send_signal(signal.SIGINT)
+    driver.finish()
+    assert addresses == {"127.0.0.1"}
+
+
+def connections_of(process: psutil.Process) -> list:
+    try:
+        return process.net_connections(kind="tcp")
+    except psutil.NoSuchProcess:
+        return []
 
 
 def test_report_prints_the_same_table_from_the_ledger_alone(

@@ -28,7 +28,7 @@ The preset `small` is for data of about 1e5 transitions with returns of about 1e
 `beta` is 1: at 5, a policy that comes to sit on an action that the critic overestimates finds every other action so
 much worse that the weights vanish (`weight_vanished`) and it never leaves. Its `min_component_weight` is 0.05: at 0.02
 components just above it were selected whose means point out of the data. On `fetchreach-multigoal` with M = 15, 2,000
-main steps and 4 seeds: returns 95 to 96 with both; 20 to 95 with beta alone; 2 to 3 with the weight alone.
+main steps and 4 seeds: returns 95 to 96 with both; 20 to 95 with beta alone; about 2 with the weight alone.
 Observations are standardised by the mean and by sqrt(variance + 0.05^2): the code fits its scaler to observations
 with noise of that size.
 """

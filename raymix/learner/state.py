@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -18,6 +19,10 @@ class MemberState:
     seed: int
     tensors: dict[str, Tensor]
     """Host tensors by path: `parameters/NET/NAME`, `targets/NET/NAME`, `adam/LOSS/{count,means/...,squares/...}`."""
+
+    def is_finite(self) -> bool:
+        """Whether no number in it is NaN or infinite."""
+        return all(bool(torch.isfinite(value).all()) for value in self.tensors.values())
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Boundary:
     metrics: list[dict[str, float]]
     """Per seed: means over the chunk, and `steps_per_second` (agent-steps of the whole group)."""
     diverged: list[bool]
-    """Per seed: a loss was not finite, now or before."""
+    """Per seed: a loss or a weight was not finite, now or before."""
     agent_seconds: float
     """Training time spent on each seed so far: wall-clock of the group divided by the number of seeds."""
     states: list[MemberState] = field(repr=False)
@@ -98,8 +98,11 @@ class LocalPack:
         self.step += steps
         self.agent_seconds += seconds / len(self.seeds)
         metrics = [{name: values[seat] for name, values in chunk.metrics.items()} for seat in range(len(self.seeds))]
+        states = [self._learner.state(seat) for seat in range(len(self.seeds))]
         for seat, values in enumerate(metrics):
-            self.diverged[seat] |= not all(map(math.isfinite, values.values()))
+            # The last step's loss can be finite and its update not.
+            finite = all(map(math.isfinite, values.values())) and states[seat].is_finite()
+            self.diverged[seat] |= not finite
             # The compiler ran inside this chunk; what it took says nothing about training.
             values["steps_per_second"] = steps * len(self.seeds) / max(seconds - compiling, 1e-9)
             values["compile_seconds"] = compiling
@@ -109,7 +112,7 @@ class LocalPack:
             metrics=metrics,
             diverged=list(self.diverged),
             agent_seconds=self.agent_seconds,
-            states=[self._learner.state(seat) for seat in range(len(self.seeds))],
+            states=states,
             policies=self.policies() if self._learner.phase is self.algorithm.phases[-1] else [],
             finished=self.finished,
         )
