@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from raymix.files import write_atomically
 
 MANIFEST = "manifest.json"
 
@@ -41,9 +42,7 @@ def write(folder: str | Path, state: dict[str, Any], members: list[dict[str, np.
         np.savez(folder / f"member-{index}.npz", **tensors)  # type: ignore[arg-type]
     (folder / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
     files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
-    temporary = folder / f".{MANIFEST}"
-    temporary.write_text(json.dumps({"files": files, "order": order_of(state)}, indent=1))
-    os.replace(temporary, folder / MANIFEST)
+    write_atomically(folder / MANIFEST, json.dumps({"files": files, "order": order_of(state)}, indent=1))
 
 
 def read(folder: str | Path) -> Checkpoint:
@@ -61,8 +60,8 @@ def read(folder: str | Path) -> Checkpoint:
     return Checkpoint(state, members)
 
 
-def newest(folders: list[Path]) -> tuple[Checkpoint | None, list[str]]:
-    """The whole checkpoint with the most training among `folders`, and what was wrong with newer ones."""
+def newest(folders: list[Path], limit: list[int]) -> tuple[Checkpoint | None, list[str]]:
+    """The whole checkpoint with the most training up to `limit` (an `order_of`), and what was wrong with newer ones."""
     problems: list[str] = []
     candidates = []
     for folder in folders:
@@ -70,12 +69,22 @@ def newest(folders: list[Path]) -> tuple[Checkpoint | None, list[str]]:
             candidates.append((_manifest(folder)["order"], folder))
         except DamagedCheckpoint as problem:
             problems.append(str(problem))
-    for _, folder in sorted(candidates, reverse=True):
+    for order, folder in sorted(candidates, reverse=True):
+        if order > limit:
+            continue
         try:
             return read(folder), problems
         except DamagedCheckpoint as problem:
             problems.append(str(problem))
     return None, problems
+
+
+def belongs_to(folder: Path) -> str | None:
+    """Configuration id of the checkpoint in `folder`; None where that cannot be read."""
+    try:
+        return json.loads((folder / "state.json").read_text())["config_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def order_of(state: dict[str, Any]) -> list[int]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import raymix
-from raymix.types import UsageError
+from raymix.types import Interrupted, UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UsageError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(str(stop) or "Stopped.", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stderr.close()
@@ -48,11 +48,11 @@ def parser() -> argparse.ArgumentParser:
     command = data.add_parser("make", help="make a data set of raymix's own, once; it is kept as a Minari data set")
     command.add_argument("name", help="such as fetchreach-multigoal")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=data_info, bar=True)
+    command.set_defaults(run=data_info)
     command = data.add_parser("info", help="shapes, statistics, sources and environment of a data set")
     command.add_argument("name", help="a short name, a Minari id, or a mixture such as 'a + b'")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=data_info, bar=False)
+    command.set_defaults(run=data_info)
 
     command = commands.add_parser(
         "train",
@@ -61,13 +61,15 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("algorithm", help="such as lom; `raymix algorithms` lists them")
     command.add_argument("--dataset", metavar="NAME", help="such as fetchreach-multigoal; needed but with --resume")
-    command.add_argument("--preset", metavar="NAME", help="the algorithm's preset underneath --set")
+    command.add_argument(
+        "--preset", metavar="NAME", help="a preset underneath --set; `raymix algorithms NAME` lists them"
+    )
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter")
-    command.add_argument("--seeds", type=int, default=1, metavar="N", help="default: %(default)s")
+    command.add_argument("--seeds", type=int, metavar="N", help="default: 1")
     command.add_argument("--steps", type=int, metavar="N", help="gradient steps of the last phase")
-    command.add_argument("--evaluate-every", type=int, default=1_000, metavar="N", help="default: %(default)s steps")
-    command.add_argument("--episodes", type=int, default=10, metavar="N", help="per evaluation; default: %(default)s")
-    command.add_argument("--storage", default="runs", metavar="DIR", help="folder of the runs (default: %(default)s)")
+    command.add_argument("--evaluate-every", type=int, metavar="N", help="default: 1000 steps")
+    command.add_argument("--episodes", type=int, metavar="N", help="per evaluation; default: 10")
+    command.add_argument("--storage", metavar="DIR", help="folder of the runs (default: runs)")
     command.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
     command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     command.add_argument("--eager", action="store_true", help="do not compile the training step")
@@ -76,8 +78,10 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("report", help="the table and figure of a run, from its ledger alone")
     command.add_argument("folder", help="a run, or the storage folder of runs (then the newest)")
-    command.add_argument("--select", default="last", help="last, mean_last_3, or best (an oracle)")
-    command.add_argument("--metric", default="return", help="return or normalized_score")
+    command.add_argument(
+        "--select", help="last, mean_last_3, or best (an oracle); default: what the run was started with"
+    )
+    command.add_argument("--metric", help="return or normalized_score; default: what the run was started with")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=report)
     return result
@@ -163,23 +167,41 @@ def data_info(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """`raymix train ALGORITHM`."""
     from raymix.plan import SweepSpec, setting
+    from raymix.train import Options, resume
     from raymix.train import train as train_locally
 
     if not options.dataset and not options.resume:
         raise UsageError("give a data set with --dataset; `raymix data list` names those at hand")
+    how = Options(options.device, "eager" if options.eager else "auto", quiet=options.json)
+    if options.resume:
+        refuse_beside_resume(
+            options, "dataset", "preset", "set", "seeds", "steps", "evaluate_every", "episodes", "storage"
+        )
+        show(resume(options.resume, options.algorithm, how), options.json)
+        return
     spec = SweepSpec(
         algorithm=options.algorithm,
-        datasets=(options.dataset,) if options.dataset else (),
+        datasets=(options.dataset,),
         settings=dict(setting(text) for text in options.set),
         preset=options.preset,
-        seeds=options.seeds,
+        seeds=1 if options.seeds is None else options.seeds,
         steps=options.steps,
-        evaluate_every=options.evaluate_every,
-        episodes=options.episodes,
+        evaluate_every=1_000 if options.evaluate_every is None else options.evaluate_every,
+        episodes=10 if options.episodes is None else options.episodes,
     )
-    capture = "eager" if options.eager else "auto"
-    result = train_locally(spec, options.storage, options.resume, options.device, capture, quiet=options.json)
-    show(result, options.json)
+    show(train_locally(spec, options.storage or DEFAULT_STORAGE, how), options.json)
+
+
+DEFAULT_STORAGE = "runs"
+
+
+def refuse_beside_resume(options: argparse.Namespace, *names: str) -> None:
+    """A resumed run keeps what it was started with: anything else asked for is refused, not ignored."""
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
+    if given:
+        raise UsageError(
+            f"a resumed run keeps the settings it was started with; leave out {' '.join(given)}, or start a new run"
+        )
 
 
 def report(options: argparse.Namespace) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from raymix.types import UsageError
 
@@ -27,6 +31,22 @@ _LOCAL_SETTINGS = {
 }
 
 
+# Run by an interpreter of its own: ray.init waits 80 s for a GCS that does not answer, in C++, and then leaves the
+# process. It keeps to itself why it was refused (no token, another service's port), which the client tells at once.
+_PROBE = """
+import sys
+import ray
+try:
+    if sys.argv[1] != "auto":
+        ray._raylet.GcsClient(address=sys.argv[1])
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+except Exception as problem:
+    print(str(problem).splitlines()[0].split(". ")[0])
+    sys.exit(1)
+"""
+_PROBE_S = 15.0
+
+
 @dataclass(frozen=True)
 class Cluster:
     """What a sweep needs to know about the Ray that it runs on."""
@@ -35,11 +55,13 @@ class Cluster:
     gpus: int
     dashboard: str | None
     """URL of Ray's dashboard."""
+    elastic: bool
+    """Whether nodes may join later, `cpus` and `gpus` being no bounds; true of any cluster, as Ray does not tell."""
 
 
 @contextmanager
-def connected(address: str | None = None, cpus: int | None = None, dashboard: bool = True) -> Iterator[Cluster]:
-    """A Ray to run on: started here and stopped at the end, or the cluster at `address` ('auto', HOST:PORT, ray://).
+def connected(address: str | None = None, dashboard: bool = True) -> Iterator[Cluster]:
+    """A Ray to run on: started here and stopped at the end, or the cluster at `address` ('auto' or HOST:PORT).
 
     Raises:
         UsageError: there is no cluster at `address`.
@@ -48,6 +70,10 @@ def connected(address: str | None = None, cpus: int | None = None, dashboard: bo
     if address is None:
         os.environ.update({name: value for name, value in _LOCAL_SETTINGS.items() if name not in os.environ})
         os.environ.pop("RAY_ADDRESS", None)
+    else:
+        _require_listener(address)
+        if _has_token():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does; ray.init does it for 'auto' only
     import ray
 
     if address is None and os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0":
@@ -56,45 +82,80 @@ def connected(address: str | None = None, cpus: int | None = None, dashboard: bo
         ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     if ray.is_initialized():
         raise UsageError("Ray is running in this process already; call ray.shutdown() before starting a sweep")
-    if address is not None:
-        _require_listener(address)
-    try:
-        if address is None:
-            context = ray.init(
-                num_cpus=cpus or len(os.sched_getaffinity(0)),
-                include_dashboard=dashboard,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        else:
-            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as problem:
-        if address is None:
-            raise
-        raise _no_cluster(address, str(problem).splitlines()[0]) from problem
+    if address is None:
+        context = ray.init(
+            address="local",  # without it Ray goes to the cluster that `ray start` last made here, if it left its file
+            num_cpus=_usable_cpus(),
+            include_dashboard=dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    else:
+        _require_ray(address)
+        # The sweep's file may have imported Ray, which read RAY_AUTH_MODE. tests/test_connection.py holds it to this.
+        ray._raylet.Config.initialize("")  # type: ignore[attr-defined]  # compiled, without stubs
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         resources = ray.cluster_resources()
         url = getattr(context, "dashboard_url", None)
-        yield Cluster(int(resources.get("CPU", 1)), int(resources.get("GPU", 0)), f"http://{url}" if url else None)
+        yield Cluster(
+            cpus=int(resources.get("CPU", 1)),
+            gpus=int(resources.get("GPU", 0)),
+            dashboard=f"http://{url}" if url else None,
+            elastic=address is not None,
+        )
     finally:
         ray.shutdown()
 
 
+def _usable_cpus() -> int:
+    """CPUs that this process may use; macOS knows the machine's only."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _has_token() -> bool:
+    named = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray" / "auth_token").is_file()
+
+
 def _require_listener(address: str) -> None:
-    """Ray waits minutes for a cluster that is not there; a closed port is known at once."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    """Refuse a spelling that Ray cannot use, and a closed port: both are known at once."""
+    if address.startswith("ray://"):
+        raise UsageError(
+            f"--address {address} is a Ray Client's, through which no sweep runs; run the script on the cluster's head"
+            " node (`ray attach` or `ray exec`) with --address auto"
+        )
     if address == "auto":
         return
-    if not colon or not port.isdigit():
-        raise UsageError(f"--address takes auto, HOST:PORT or ray://HOST:PORT, not {address!r}")
+    spelling = re.fullmatch(r"([^\s:/]+|\[[0-9a-fA-F:]+\]):([0-9]+)", address)
+    if spelling is None:
+        raise UsageError(f"--address takes auto or HOST:PORT, not {address!r}; leave it out to run on this machine")
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as problem:
+        socket.create_connection((spelling[1].strip("[]"), int(spelling[2])), timeout=5).close()
+    except (OSError, UnicodeError, OverflowError) as problem:  # no answer, no host name, no port number
         raise _no_cluster(address, str(problem)) from problem
+
+
+def _require_ray(address: str) -> None:
+    """Find out in a process that can be ended whether a Ray answers at `address`."""
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-P", "-c", _PROBE, address],  # -P: no module of the current folder comes in
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            timeout=_PROBE_S,
+        )
+    except subprocess.TimeoutExpired as problem:
+        raise _no_cluster(address, f"nothing there answered as Ray within {_PROBE_S:g} s") from problem
+    if probe.returncode:
+        reason = (probe.stdout.strip().splitlines() or [f"Ray ended with exit code {probe.returncode}"])[-1]
+        raise _no_cluster(address, reason)
 
 
 def _no_cluster(address: str, reason: str) -> UsageError:
     return UsageError(
-        f"no Ray cluster answers at --address {address} ({reason}); start one with `ray start --head`, or leave"
-        " --address out to run on this machine"
+        f"no Ray cluster can be used at --address {address} ({reason}); its port is usually 6379 (8265 is its"
+        " dashboard's), `ray start --head` starts one, and without --address the sweep runs on this machine"
     )

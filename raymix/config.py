@@ -105,17 +105,21 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     """`value` in the field's type, or a `UsageError` that says what is allowed."""
     kind: Any = type(field.default)
     wanted = f"{field.name} (default {field.default!r})"
+    given = value
     value = value.item() if isinstance(value, np.generic) else value  # Search spaces draw NumPy's numbers.
-    value = tuple(value) if kind is tuple and isinstance(value, (list, tuple)) else value
+    if kind is tuple:
+        # A lone number is one layer: 256 is written more naturally than (256,).
+        widths = value if isinstance(value, (list, tuple)) else (value,)
+        value = tuple(_whole(width) for width in widths)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        value = int(value)
+    if kind is int:
+        value = _whole(value)
     if type(value) is not kind:
         raise UsageError(f"{wanted} takes {_article(kind.__name__)}, not {value!r}")
     if kind is tuple:
         if not value or not all(type(width) is int and width >= 1 for width in value):
-            raise UsageError(f"{wanted} takes positive whole numbers such as 256,256, not {value!r}")
+            raise UsageError(f"{wanted} takes positive whole numbers such as 256,256, not {given!r}")
         return value
     choices = field.metadata.get("choices", ())
     if choices and value not in choices:
@@ -128,7 +132,10 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     return value
 
 
+def _whole(value: Any) -> Any:
+    """`value` as an int where it is a whole number written as a float."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _article(name: str) -> str:
-    return {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}.get(
-        name, "numbers such as 256,256"
-    )
+    return {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}[name]

@@ -74,30 +74,69 @@ def open_pack(job: Job, dataset: Dataset) -> LocalPack:
 
 
 def restore_newest(job: Job, pack: LocalPack, *more: Path) -> list[str]:
-    """Continue from the newest whole checkpoint, if there is one; returns a sentence per damaged one passed over."""
-    found, problems = checkpoint.newest([*checkpoint_folders(job), *more])
+    """Continue from the newest whole checkpoint, if there is one; returns sentences for the user.
+
+    A checkpoint beyond a gap in the ledger is passed over: the missing rows are made again by training.
+    """
+    found, problems = checkpoint.newest([*checkpoint_folders(job), *more], limit=reported(job)[0])
+    notices = [f"Skipped a damaged checkpoint: {problem}." for problem in problems]
     if found is not None:
         restore(pack, found)
-    return [f"Skipped a damaged checkpoint: {problem}." for problem in problems]
+        if found.state["compiled"] != (pack.eager_reason is None):
+            how = ("uncompiled", "compiled") if found.state["compiled"] else ("compiled", "uncompiled")
+            notices.append(f"Goes on {how[0]} with what was trained {how[1]}: scores may differ a little from one run.")
+    return notices
+
+
+def report_points(job: Job) -> list[tuple[str, int]]:
+    """(phase, step) of every report of an undisturbed run, in order."""
+    from raymix.algorithms import base
+
+    points = []
+    for phase in base.find(job.algorithm).phases:
+        total = job.config[phase.steps]
+        points += [(phase.name, step) for step in range(job.report_every, total, job.report_every)]
+        points.append((phase.name, total))
+    return points
+
+
+def reported(job: Job) -> tuple[list[int], bool]:
+    """The last report up to which the ledger has every row, and whether nothing is to come after it.
+
+    The report is told as `checkpoint.order_of` does; before the first it is [-1, 0]. Training ends with the last phase,
+    or where all seeds have diverged.
+    """
+    until, points = [-1, 0], report_points(job)
+    if not ledger_folder(job).is_dir():
+        return until, False
+    found: dict[tuple[str, int], dict[int, bool]] = {}
+    for row in ledger.rows(ledger.read(str(ledger_folder(job)), job.config_id)):
+        found.setdefault((row.phase, row.step), {})[row.seed] = row.diverged
+    phases = list(dict.fromkeys(phase for phase, _ in points))
+    for phase, step in points:
+        seeds = found.get((phase, step), {})
+        if not seeds.keys() >= set(job.seeds):
+            return until, False
+        until = [phases.index(phase), step]
+        if all(seeds.values()):
+            break
+    return until, True
+
+
+def ledger_folder(job: Job) -> Path:
+    """The run's ledger."""
+    return Path(job.run_dir, "ledger")
 
 
 def open_ledger(job: Job) -> ledger.LedgerWriter:
     """The job's writer, as the next attempt at it."""
-    folder = str(Path(job.run_dir, "ledger"))
+    folder = str(ledger_folder(job))
     return ledger.LedgerWriter(folder, job.config_id, ledger.next_attempt(folder, job.config_id))
 
 
 def checkpoint_folders(job: Job) -> list[Path]:
     """All checkpoints that any attempt at this run made of this configuration, whole or not."""
     return sorted(Path(job.run_dir, "trials").glob(f"*/{job.config_id}*/checkpoint_*"))
-
-
-def progress(pack: LocalPack, boundary: Boundary) -> float:
-    """Share of all phases' gradient steps that are done."""
-    phases = pack.algorithm.phases
-    totals = [getattr(pack.config, phase.steps) for phase in phases]
-    index = [phase.name for phase in phases].index(boundary.phase)
-    return (sum(totals[:index]) + boundary.step) / sum(totals)
 
 
 def live_seats(boundary: Boundary) -> list[int]:
@@ -118,6 +157,7 @@ def write_checkpoint(folder: str | Path, job: Job, pack: LocalPack, at: Boundary
         "step": at.step,
         "seeds": [member.seed for member in at.states],
         "diverged": at.diverged,
+        "compiled": pack.eager_reason is None,
         "agent_seconds": at.agent_seconds,
     }
     members = [{name: value.numpy() for name, value in member.tensors.items()} for member in at.states]
@@ -181,10 +221,16 @@ def summary(rows: list[ledger.Row], spec: Spec) -> dict[str, Any]:
     scores = [float(np.mean(row.returns)) for row in live if row.returns]
     if scores:
         told |= {f"evaluation/{name}": function(scores) for name, function in _STATISTICS.items()}
-        told["evaluation/returns"] = scores
+        # One entry per seed in order; NaN for a diverged one, so that a score cannot pass for another seed's.
+        told["evaluation/returns"] = [float(np.mean(row.returns)) if row.returns else math.nan for row in rows]
         if (score := spec.normalized_score(_mean(scores))) is not None:
             told["evaluation/normalized_score"] = score
     return told
+
+
+def in_words(scores: list[float]) -> str:
+    """Scores per seed, for people; NaN is a diverged seed."""
+    return " ".join("diverged" if math.isnan(score) else f"{score:.1f}" for score in scores)
 
 
 def _mean(values: list[float]) -> float:

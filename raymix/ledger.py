@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet
 
+from raymix.files import sync_folder, write_atomically
 from raymix.types import Metrics, UsageError
 
 SCHEMA = pa.schema(
@@ -144,7 +145,7 @@ class LedgerWriter:
         if self._is_local:
             if not os.access(self._path, os.W_OK):
                 raise UsageError(f"cannot write to the ledger folder {folder}; choose another storage")
-            _sync_folder(os.path.dirname(self._path))
+            sync_folder(os.path.dirname(self._path))
         if (following := next_attempt(folder, config_id)) > attempt:
             raise UsageError(
                 f"attempt {attempt} of {config_id} is not after those in {folder}; "
@@ -164,15 +165,10 @@ class LedgerWriter:
         data = sink.getvalue().to_pybytes()
         name = f"{self.config_id}-{self.attempt:04d}-{self._sequence:06d}-{_digest(data)}.parquet"
         # Readers take only names of segments, so a writer that dies before the rename leaves nothing to read.
-        temporary = f"{self._path}/.{uuid.uuid4().hex}.tmp"
         if self._is_local:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, f"{self._path}/{name}")
-            _sync_folder(self._path)
+            write_atomically(f"{self._path}/{name}", data)
         else:
+            temporary = f"{self._path}/.{uuid.uuid4().hex}.tmp"
             with self._filesystem.open_output_stream(temporary) as stream:
                 stream.write(data)
             self._filesystem.move(temporary, f"{self._path}/{name}")
@@ -196,8 +192,8 @@ def next_attempt(folder: str, config_id: str) -> int:
     return 1 + max((s.attempt for s in _segments(*_filesystem(folder)) if s.config_id == config_id), default=0)
 
 
-def read(folder: str) -> pa.Table:
-    """The whole ledger in the columns of `SCHEMA`, every (config_id, seed, phase, step) once.
+def read(folder: str, config_id: str | None = None) -> pa.Table:
+    """The ledger (or one configuration's part) in the columns of `SCHEMA`, each (config_id, seed, phase, step) once.
 
     Of several rows with one key, the highest attempt wins, then the last written. Sorted by config_id, seed, phase (in
     the order in which the configuration went through them) and step: a killed and resumed run reads like one that
@@ -206,7 +202,7 @@ def read(folder: str) -> pa.Table:
     filesystem, path = _filesystem(folder)
     if filesystem.get_file_info(path).type != pa.fs.FileType.Directory:
         raise UsageError(f"there is no ledger at {folder}; give the folder `ledger` of a run")
-    segments = sorted(_segments(filesystem, path))
+    segments = sorted(s for s in _segments(filesystem, path) if config_id in (None, s.config_id))
     table = pa.concat_tables([SCHEMA.empty_table(), *(_read_segment(filesystem, segment) for segment in segments)])
     newest: dict[tuple[str, int, str, int], int] = {}
     phases: dict[str, dict[str, int]] = {}
@@ -228,12 +224,6 @@ def rows(table: pa.Table) -> list[Row]:
         )
         for record in table.to_pylist()
     ]
-
-
-def completed(table: pa.Table) -> dict[tuple[str, int, str], int]:
-    """The last step of a table from `read`, by (config_id, seed, phase)."""
-    # Sorted by step, so the last one stays.
-    return {(config, seed, phase): step for config, seed, phase, step in _keys(table)}
 
 
 def _keys(table: pa.Table) -> Iterator[tuple[str, int, str, int]]:
@@ -275,15 +265,6 @@ def _read_segment(filesystem: pa.fs.FileSystem, segment: _Segment) -> pa.Table:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
-
-
-def _sync_folder(path: str) -> None:
-    """Make a rename in this folder last: a file's own fsync does not cover its name."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _plain(value: Any) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from raymix.files import write_atomically
+from raymix.report import METRIC, SELECT
 from raymix.types import UsageError
 
 
@@ -29,7 +31,7 @@ class SweepSpec:
     algorithm: str
     """Name of a file in `raymix/algorithms`."""
     datasets: tuple[str, ...]
-    """Data sets are an axis of the sweep: each configuration runs on each."""
+    """Data sets are an axis of the sweep: each configuration runs on each. A bare name is one data set."""
     search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Hyperparameters to vary, by Tune's search spaces (`tune.grid_search`, `tune.choice`, `tune.uniform`, ...)."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -49,19 +51,25 @@ class SweepSpec:
     episodes: int = 10
     """Evaluation episodes per seed and report."""
     metric: str = "return"
-    """'return', or 'normalized_score' where the data set has references."""
+    """A key of `raymix.report.METRIC`."""
     select: str = "last"
-    """The rule that picks the checkpoint whose score counts: 'last', 'mean_last_3', or 'best' (an oracle)."""
+    """The rule that picks the checkpoint whose score counts: a key of `raymix.report.SELECT`."""
     cpus_per_trial: float = 1
     gpus_per_trial: float | None = None
     """None: a whole GPU where the cluster has any, else none."""
     smoke: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Fields to replace under `--smoke`: the same path through the code in a minute or two."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.datasets, str):  # ("two-modes") is easily written for ("two-modes",)
+            object.__setattr__(self, "datasets", (self.datasets,))
+
     @property
     def seed_list(self) -> list[int]:
-        """The seeds, spelt out."""
-        return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
+        """The seeds, spelt out; empty where `seeds` is neither a number nor numbers (`expand` refuses that)."""
+        if isinstance(self.seeds, (list, tuple)):
+            return list(self.seeds)
+        return list(range(self.seeds)) if type(self.seeds) is int else []
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values; the unknown name is refused."""
@@ -126,17 +134,74 @@ def expand(spec: SweepSpec) -> list[Trial]:
 
 
 def _check(spec: SweepSpec) -> None:
+    """Types and ranges of all that is no hyperparameter; the algorithm checks those."""
     seeds = spec.seed_list
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise UsageError(f"seeds must be a positive number, or different numbers from 0 on, not {spec.seeds!r}")
+    if not seeds or not all(_is_whole(seed, 0) for seed in seeds) or len(set(seeds)) != len(seeds):
+        raise UsageError(
+            "seeds takes a positive whole number such as 3, or different ones from 0 on such as (0, 1, 2), not"
+            f" {spec.seeds!r}"
+        )
+    if not isinstance(spec.datasets, (list, tuple)) or not all(isinstance(name, str) for name in spec.datasets):
+        raise UsageError(f"datasets takes names such as ('two-modes',), not {spec.datasets!r}")
     if not spec.datasets:
         raise UsageError("a sweep needs at least one data set; `raymix data list` names those at hand")
+    if not isinstance(spec.preset, str | None):
+        raise UsageError(f"preset takes a word such as 'small', or None, not {spec.preset!r}")
     for name in ("evaluate_every", "episodes", "samples"):
-        if getattr(spec, name) < 1:
-            raise UsageError(f"{name} must be at least 1, not {getattr(spec, name)!r}")
-    for name, allowed in (("metric", ("return", "normalized_score")), ("select", ("last", "mean_last_3", "best"))):
-        if getattr(spec, name) not in allowed:
-            raise UsageError(f"{name} is one of {', '.join(allowed)}, not {getattr(spec, name)!r}")
+        if not _is_whole(value := getattr(spec, name), 1):
+            raise UsageError(f"{name} takes a whole number of at least 1, such as 10, not {value!r}")
+    if not _is_whole(spec.search_seed, 0) or spec.search_seed > _LARGEST_SEARCH_SEED:
+        raise UsageError(f"search_seed takes a whole number from 0 to {_LARGEST_SEARCH_SEED}, not {spec.search_seed!r}")
+    if not _is_number(spec.cpus_per_trial) or spec.cpus_per_trial <= 0:
+        raise UsageError(f"cpus_per_trial takes a number above 0, such as 1, not {spec.cpus_per_trial!r}")
+    gpus = spec.gpus_per_trial
+    # Ray shares one device between trials, but gives several only whole.
+    if gpus is not None and not (_is_number(gpus) and gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
+        raise UsageError(
+            f"gpus_per_trial takes a share of a GPU from 0 to 1, a whole number of them, or None, not {gpus!r}"
+        )
+    for name, allowed in (("metric", METRIC), ("select", SELECT)):
+        if (value := getattr(spec, name)) not in list(allowed):
+            raise UsageError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
+    for name in ("search", "settings"):
+        value = getattr(spec, name)
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise UsageError(f"{name} takes a dictionary from hyperparameters to values, not {value!r}")
+    for name, domain in spec.search.items():
+        _check_domain(name, domain)
+
+
+def _check_domain(name: str, domain: Any) -> None:
+    """Refuse what Tune would not search: it would take a bare list for one value, and an empty grid for no trials."""
+    from ray.tune.search.sample import Domain
+
+    if isinstance(domain, Domain):
+        return
+    if isinstance(domain, Mapping) and domain.keys() == {"grid_search"}:
+        if not isinstance(domain["grid_search"], (list, tuple)) or not domain["grid_search"]:
+            raise UsageError(
+                f"the grid of {name!r} takes a list of at least one value, such as tune.grid_search([1, 2]), not"
+                f" {domain['grid_search']!r}"
+            )
+        return
+    if isinstance(domain, (list, tuple, range)):
+        remedy = f"say tune.grid_search({list(domain)!r})"
+    else:
+        remedy = "say tune.grid_search([...]), or put a fixed value into settings"
+    raise UsageError(f"search[{name!r}] takes one of Tune's search spaces, not {domain!r}; {remedy}")
+
+
+_LARGEST_SEARCH_SEED = 2**32 - 1
+"""Of NumPy's `RandomState`, from which Tune draws."""
+
+
+def _is_whole(value: Any, low: int) -> bool:
+    # True is an int to isinstance.
+    return type(value) is int and value >= low
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _plain(value: Any) -> Any:
@@ -145,33 +210,40 @@ def _plain(value: Any) -> Any:
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """`beta=5` -> ('beta', 5); values are numbers, true/false, words, or widths such as 256,256."""
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
+    """`beta=5` -> ('beta', 5); values are numbers, true/false, words, or widths: 256,256, (256, 256), [256, 256]."""
+    name, _, value = (part.strip() for part in text.partition("="))
+    if not name or not value:
         raise UsageError(f"--set takes NAME=VALUE such as beta=5, not {text!r}")
-    if "," in value:
-        return name, tuple(_number(part) for part in value.strip("()").split(",") if part)
-    return name, _number(value)
+    inside = value[1:-1] if value[0] + value[-1] in ("()", "[]") else value
+    if inside == value and "," not in value:
+        return name, _number(value)
+    return name, tuple(_number(part.strip()) for part in inside.strip().removesuffix(",").split(","))
 
 
 def _number(text: str) -> Any:
-    try:
-        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
-    except ValueError:
-        return text
+    """A number or true/false as people and Python write them (.5, 5., +5, 1_000, True), else the word itself."""
+    for read in (json.loads, float):
+        try:
+            return read(text.lower() if text.lower() in ("true", "false") else text)
+        except ValueError:
+            continue
+    return text
 
 
 # What a run wrote down about itself
 
 
 def describe(spec: SweepSpec, name: str, trials: list[Trial], hashes: dict[str, str], version: str) -> dict[str, Any]:
-    """The contents of a run's `sweep.json`: everything that resuming it needs."""
+    """The contents of a run's `sweep.json`: everything that resuming and reporting it needs."""
+    from raymix.algorithms import base
     from raymix.ledger import config_id
 
     return {
         "sweep": name,
         "version": version,
         "algorithm": spec.algorithm,
+        # Reports take them from here: asking the algorithm would import torch.
+        "phases": [[phase.name, phase.steps] for phase in base.find(spec.algorithm).phases],
         "seeds": spec.seed_list,
         "evaluate_every": spec.evaluate_every,
         "episodes": spec.episodes,
@@ -195,12 +267,7 @@ def describe(spec: SweepSpec, name: str, trials: list[Trial], hashes: dict[str, 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Write `sweep.json`, whole or not at all, with a digest that tells damage."""
     content = {"digest": _digest(description), **description}
-    temporary = folder / ".sweep.json"
-    with temporary.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / "sweep.json")
+    write_atomically(folder / "sweep.json", json.dumps(content, indent=1))
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -211,7 +278,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
         digest = content.pop("digest")
-    except (ValueError, KeyError, AttributeError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise UsageError(
             f"{path} is damaged ({type(problem).__name__}), so the sweep cannot be resumed; its results so far are"
             f" whole: `raymix report {folder}`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ class _Line:
     progress: float = 0.0
     score: str = ""
     speed: str = ""
+    restored: float = 0.0
+    """Progress that this attempt found done."""
 
 
 @dataclass
@@ -32,7 +35,6 @@ class _Screen:
     lines: dict[str, _Line]
     header: str
     started: float = field(default_factory=time.monotonic)
-    first_progress: float | None = None
     notices: list[str] = field(default_factory=list)
 
     def __rich__(self) -> RenderableType:
@@ -50,7 +52,7 @@ class _Screen:
     def clock(self) -> str:
         """Elapsed time, and what is left if the rest goes as fast as what was done."""
         done, elapsed = self.overall(), time.monotonic() - self.started
-        gained = done - (self.first_progress or 0.0)
+        gained = done - sum(line.restored for line in self.lines.values()) / len(self.lines)
         left = f"about {duration(elapsed * (1 - done) / gained)} left" if gained > 0.02 else "time left: not known yet"
         return f"{done:4.0%} done, {duration(elapsed)} so far, {left}"
 
@@ -68,12 +70,12 @@ class Progress(Callback):
         if quiet:
             return
         # Where nobody watches, lines stay whole for whoever reads the log.
-        console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+        # Paths and messages are shown as they are: brackets in them are no markup.
+        console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
         lines = {config_id: _Line(label) for config_id, label in labels.items()}
         for config_id in done:
-            lines[config_id].status, lines[config_id].progress = "done before", 1.0
+            lines[config_id] = _Line(labels[config_id], "done before", progress=1.0, restored=1.0)
         self._screen = _Screen(console, lines, "\n".join(header))
-        self._screen.first_progress = self._screen.overall()
         if console.is_terminal:
             self._live = Live(self._screen, console=console, refresh_per_second=4)
             self._live.start()
@@ -102,8 +104,13 @@ class Progress(Callback):
             status="training",
             phase=f"{result['phase']} {result['phase_step']:,}",
             progress=result["progress"],
+            restored=result["restored"],
             speed=f"{result['training/steps_per_second']:,.0f}",
-            **({"score": " ".join(f"{score:.1f}" for score in scores)} if scores else {}),
+            **(
+                {"score": " ".join("diverged" if math.isnan(score) else f"{score:.1f}" for score in scores)}
+                if scores
+                else {}
+            ),
         )
         if self._screen is None:
             return

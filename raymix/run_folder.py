@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from raymix.files import sync_folder
 from raymix.plan import write_description
 from raymix.types import Dataset, UsageError
 
@@ -68,6 +69,7 @@ def new_run_folder(root: Path, name: str, plan: dict[str, Any]) -> Path:
             folder.mkdir()
         except FileExistsError:
             continue
+        sync_folder(root)
         write_description(folder, plan)
         return folder
     raise UsageError(f"{root} holds a hundred runs named {stem} already; choose another --storage")
@@ -78,8 +80,9 @@ def locked(run_dir: Path) -> Iterator[None]:
     """Keep two processes from running one sweep; the lock goes with the process, however it ends."""
     lock = FileLock(run_dir / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout as problem:
         raise UsageError(f"another process is running the sweep in {run_dir}; stop it, or wait for it") from problem
-    with lock:
+    # Not `with lock`, which would count a second hold and let go of one.
+    with held:
         yield

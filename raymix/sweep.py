@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import raymix
-from raymix import ledger
-from raymix.job import job_of
+from raymix.job import job_of, reported
 from raymix.plan import SweepSpec, describe, expand, read_description
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
-from raymix.types import Dataset, UsageError
+from raymix.types import Dataset, Interrupted, Spec, UsageError
 
 if TYPE_CHECKING:
     from raymix.cluster import Cluster
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 class SweepFailed(Exception):
     """Trials failed; the message says which and why."""
-
-
-class Interrupted(Exception):
-    """The sweep was stopped by a signal; everything reported is saved and the message says how to go on."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +60,18 @@ def run(spec: SweepSpec, name: str, options: Options) -> Report:
         return _carry_out(plan, run_dir, plan["trials"], datasets, cluster, options)
 
 
-def resume(folder: str, options: Options) -> Report:
-    """Go on with the run in `folder` until all its trials are done; as `run` otherwise."""
-    run_dir = Path(folder).expanduser().resolve()
+def resume(folder: str, name: str, options: Options) -> Report:
+    """Go on with the run in `folder` (or the newest one in a storage root) until all its trials are done."""
+    from raymix.report import find_run
+
+    run_dir = Path(find_run(folder))
     plan = read_description(run_dir)
+    if plan["sweep"].removesuffix("-smoke") != name:
+        raise UsageError(f"{run_dir} was started by {plan['sweep']}, not by {name}; resume it by what started it")
     finished = finished_trials(plan, run_dir)
     missing = [trial for trial in plan["trials"] if trial["config_id"] not in finished]
     if not missing:
-        return _report(plan, run_dir)
+        return _report(run_dir)
     hashes = plan["dataset_hashes"]
     datasets = {dataset: load_dataset(dataset, options.quiet, hashes) for dataset in hashes}
     with _ready(plan, datasets, options) as cluster:
@@ -82,10 +82,12 @@ def resume(folder: str, options: Options) -> Report:
 def _ready(plan: dict[str, Any], datasets: dict[str, Dataset], options: Options) -> Iterator[Cluster]:
     """A Ray on which the plan can run; all that may be wrong is said here, before anything is written."""
     from raymix.cluster import connected
+    from raymix.evaluation.rollout import check_environment
 
     for dataset, loaded in datasets.items():
         if loaded.spec.environment is None:
             raise UsageError(f"data set {dataset} has no environment to evaluate in; choose one that has")
+        check_environment(loaded.spec)
     with connected(options.address, dashboard=options.dashboard) as cluster:
         cpus, gpus = resources_per_trial(plan, cluster)
         if cpus > cluster.cpus or gpus > cluster.gpus:
@@ -110,20 +112,28 @@ def _carry_out(
     cluster: Cluster,
     options: Options,
 ) -> Report:
-    how_to_resume = f"{' '.join(command_line())} --resume {run_dir}"
-    with locked(run_dir), sigterm_as_sigint():
-        problems = _run_trials(plan, run_dir, missing, datasets, cluster, options)
+    flags = [
+        *(["--address", options.address] if options.address else []),
+        *(["--eager"] * (options.capture == "eager")),
+    ]
+    how_to_resume = shlex.join([*command_line(), "--resume", str(run_dir), *flags])
+    stopped = f"Stopped. Every report so far is saved; go on with: {how_to_resume}"
+    try:
+        with locked(run_dir), sigterm_as_sigint():
+            problems = _run_trials(plan, run_dir, missing, datasets, cluster, options)
+    except KeyboardInterrupt:  # before Tune minds signals itself, or a second one while it saves
+        raise Interrupted(stopped) from None
     if problems:
         raise SweepFailed("\n".join([*problems, f"Results so far are kept; try again with: {how_to_resume}"]))
     if {trial["config_id"] for trial in missing} - finished_trials(plan, run_dir):
-        raise Interrupted(f"Stopped. Every report so far is saved; go on with: {how_to_resume}")
-    return _report(plan, run_dir)
+        raise Interrupted(stopped)
+    return _report(run_dir)
 
 
-def _report(plan: dict[str, Any], run_dir: Path) -> Report:
+def _report(run_dir: Path) -> Report:
     from raymix.report import write_report
 
-    return write_report(str(run_dir), select=plan["select"], metric=plan["metric"])
+    return write_report(str(run_dir))
 
 
 def _run_trials(
@@ -142,7 +152,8 @@ def _run_trials(
     from raymix.progress import Progress
     from raymix.trainable import Member
 
-    attempt = 1 + sum(1 for _ in (run_dir / "trials").glob("attempt-*"))
+    attempts = [int(path.name.removeprefix("attempt-")) for path in (run_dir / "trials").glob("attempt-*")]
+    attempt = 1 + max(attempts, default=0)
     unique = f"{run_dir.name}-{attempt}"
     store = ReplayStore.create(f"raymix-store-{unique}")
     for dataset in dict.fromkeys(trial["dataset"] for trial in missing):
@@ -150,9 +161,10 @@ def _run_trials(
     pool = RolloutPool.create(f"raymix-rollouts-{unique}", size=max(1, cluster.cpus // 4))
     cpus, gpus = resources_per_trial(plan, cluster)
     device = "cuda" if gpus else "cpu"
-    jobs = [
-        dataclasses.asdict(job_of(plan, trial, run_dir, device=device, capture=options.capture)) for trial in missing
-    ]
+    # The largest first: a long trial that starts last runs on alone while the other cores idle.
+    sizes = {trial["config_id"]: network_size(plan, trial, datasets[trial["dataset"]].spec) for trial in missing}
+    ordered = sorted(missing, key=lambda trial: -sizes[trial["config_id"]])
+    jobs = [dataclasses.asdict(job_of(plan, trial, run_dir, device, options.capture)) for trial in ordered]
     labels = trial_labels(plan)
     header = [
         f"{plan['sweep']}: {len(labels)} trials of {plan['algorithm']}, {len(plan['seeds'])} seeds each,"
@@ -188,8 +200,21 @@ def _run_trials(
         results = tuner.fit()
     finally:
         progress.stop()
-    last_lines = dict.fromkeys(str(error).strip().splitlines()[-1] for error in results.errors)
-    return [f"A trial failed: {line}" for line in last_lines]
+    return [
+        f"The trial {labels[result.config['job']['config_id']]} failed: {str(result.error).strip().splitlines()[-1]}"
+        for result in (results[index] for index in range(len(results)))
+        if result.error is not None and result.config is not None
+    ]
+
+
+def network_size(plan: dict[str, Any], trial: dict[str, Any], spec: Spec) -> int:
+    """Parameters of one agent: which trials take longest, near enough."""
+    from raymix.algorithms import base
+    from raymix.learner.networks import fresh_networks
+
+    algorithm = base.find(plan["algorithm"])
+    networks = fresh_networks(algorithm, spec, algorithm.configure(trial["config"]), seed=0)
+    return sum(parameter.numel() for network in networks.values() for parameter in network.parameters())
 
 
 def trial_folder(trial: Any) -> str:
@@ -207,18 +232,9 @@ def trial_labels(plan: dict[str, Any]) -> dict[str, str]:
 
 
 def finished_trials(plan: dict[str, Any], run_dir: Path) -> set[str]:
-    """Configuration ids whose every seed has its last row in the ledger (or has diverged)."""
-    from raymix.algorithms import base
-
-    folder = run_dir / "ledger"
-    if not folder.is_dir():
-        return set()
-    last_phase = base.find(plan["algorithm"]).phases[-1]
-    reached: dict[str, set[int]] = {}
-    for row in ledger.rows(ledger.read(str(folder))):
-        if row.diverged or (row.phase == last_phase.name and row.step >= row.config[last_phase.steps]):
-            reached.setdefault(row.config_id, set()).add(row.seed)
-    return {config_id for config_id, seeds in reached.items() if seeds >= set(plan["seeds"])}
+    """Configuration ids of which the ledger has every row to the end (or to where all seeds have diverged)."""
+    jobs = [job_of(plan, trial, run_dir, device="cpu", capture="auto") for trial in plan["trials"]]
+    return {job.config_id for job in jobs if reported(job)[1]}
 
 
 @contextlib.contextmanager

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from raymix import ledger
-from raymix.cli import show
+from raymix.cli import DEFAULT_STORAGE, refuse_beside_resume, show
 from raymix.plan import SweepSpec, Trial, expand, setting
-from raymix.sweep import Interrupted, Options, SweepFailed, resume, run
-from raymix.types import UsageError
+from raymix.sweep import Options, SweepFailed, resume, run
+from raymix.types import Interrupted, UsageError
 
 
 def main(spec: SweepSpec, arguments: list[str] | None = None) -> None:
@@ -21,19 +21,21 @@ def main(spec: SweepSpec, arguments: list[str] | None = None) -> None:
     name = Path(getattr(module, "__file__", None) or "sweep").stem
     options = parser(spec, name, module.__doc__).parse_args(arguments)
     try:
+        if options.resume:
+            refuse_beside_resume(options, "dataset", "seeds", "steps", "set", "storage", "smoke", "dry_run")
         spec = adjusted(spec, options)
         if options.dry_run:
-            print(dry_run(spec, Path(options.storage).expanduser(), options.json))
+            print(dry_run(spec, Path(options.storage or DEFAULT_STORAGE).expanduser(), options.json))
             return
         how = Options(
-            storage=options.storage,
+            storage=options.storage or DEFAULT_STORAGE,
             address=options.address,
             quiet=options.json,
             dashboard=not options.no_dashboard,
             capture="eager" if options.eager else "auto",
         )
         if options.resume:
-            report = resume(options.resume, how)
+            report = resume(options.resume, name, how)
         else:
             report = run(spec, f"{name}-smoke" if options.smoke else name, how)
     except UsageError as problem:
@@ -43,7 +45,7 @@ def main(spec: SweepSpec, arguments: list[str] | None = None) -> None:
         print(problem, file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("Stopped; no trial was running.", file=sys.stderr)
+        print("Stopped before the run began; nothing was written.", file=sys.stderr)
         sys.exit(1)
     show(report, options.json)
     if not options.json:
@@ -64,8 +66,8 @@ def parser(spec: SweepSpec, name: str, description: str | None) -> argparse.Argu
     add("--seeds", type=int, metavar="N", help=f"seeds per configuration; here {len(spec.seed_list)}")
     add("--steps", type=int, metavar="N", help="gradient steps of the last phase")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="fix a hyperparameter, such as beta=5")
-    add("--storage", default="runs", metavar="DIR", help="folder that holds the runs (default: %(default)s)")
-    add("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    add("--storage", metavar="DIR", help=f"folder that holds the runs (default: {DEFAULT_STORAGE})")
+    add("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, or HOST:PORT")
     add("--resume", metavar="DIR", help="go on with the run in this folder")
     add("--dry-run", action="store_true", help="print the trials and their expected cost, and stop")
     add("--smoke", action="store_true", help="the same path in a minute or two: few configurations, few steps")

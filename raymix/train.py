@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import raymix
+from raymix.evaluation.policy import Policy
+from raymix.evaluation.rollout import Evaluation, check_environment, evaluate
 from raymix.job import (
     Job,
+    in_words,
     job_of,
     live_seats,
     make_rows,
@@ -20,76 +26,93 @@ from raymix.job import (
     summary,
     write_checkpoint,
 )
-from raymix.job import progress as progress_of
+from raymix.packing.local import Boundary, LocalPack
 from raymix.plan import SweepSpec, describe, expand, read_description
+from raymix.report import Report, find_run, write_report
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
-from raymix.types import UsageError
-
-if TYPE_CHECKING:
-    from raymix.report import Report
+from raymix.types import Dataset, Interrupted, UsageError
 
 KEPT_CHECKPOINTS = 2
 
 
-def train(
-    spec: SweepSpec,
-    storage: str = "runs",
-    resume: str | None = None,
-    device: str = "cpu",
-    capture: str = "auto",
-    quiet: bool = False,
-) -> Report:
+@dataclass(frozen=True)
+class Options:
+    """How the configuration is trained."""
+
+    device: str = "cpu"
+    capture: str = "auto"
+    """'auto' compiles where there is a compiler; 'eager' never does."""
+    quiet: bool = False
+
+
+def train(spec: SweepSpec, storage: str, options: Options) -> Report:
     """Train the one configuration of `spec`, all seeds as one program; returns the report of its run folder.
 
-    With `resume`, go on with the run in that folder instead. Raises `UsageError` for what cannot be used.
+    Raises `UsageError` for what cannot be used, and `Interrupted` on Ctrl-C.
     """
-    require_device(device)
-    if resume is not None:
-        run_dir = Path(resume).expanduser().resolve()
-        plan = read_description(run_dir)
-        if plan["algorithm"] != spec.algorithm or len(plan["trials"]) != 1:
-            raise UsageError(
-                f"{run_dir} holds {len(plan['trials'])} configurations of {plan['algorithm']}, not one of"
-                f" {spec.algorithm}; resume it by the command that started it"
-            )
-        dataset = load_dataset(plan["trials"][0]["dataset"], quiet, plan["dataset_hashes"])
-    else:
-        (trial,) = trials = expand(spec)
-        root = writable_folder(storage)
-        dataset = load_dataset(trial.dataset, quiet)
-        hashes = {trial.dataset: dataset.spec.hash}
-        name = f"train-{spec.algorithm}"
-        plan = describe(spec, name, trials, hashes, raymix.__version__)
-        run_dir = new_run_folder(root, name, plan)
-    with locked(run_dir):
-        job = job_of(plan, plan["trials"][0], run_dir, device, capture)
+    require_device(options.device)
+    trials = expand(spec)
+    if len(trials) != 1:
+        raise UsageError(f"this names {len(trials)} configurations, train takes one; run a sweep for several")
+    root = writable_folder(storage)
+    dataset = load_dataset(trials[0].dataset, options.quiet)
+    if dataset.spec.environment is not None:
+        check_environment(dataset.spec)
+    name = f"train-{spec.algorithm}"
+    plan = describe(spec, name, trials, {trials[0].dataset: dataset.spec.hash}, raymix.__version__)
+    return _train(plan, new_run_folder(root, name, plan), dataset, options)
+
+
+def resume(folder: str, algorithm: str, options: Options) -> Report:
+    """Go on with a run that `train` started; as `train` otherwise."""
+    require_device(options.device)
+    run_dir = Path(find_run(folder))
+    plan = read_description(run_dir)
+    if plan["algorithm"] != algorithm or len(plan["trials"]) != 1:
+        raise UsageError(
+            f"{run_dir} holds {len(plan['trials'])} configurations of {plan['algorithm']}, not one of {algorithm};"
+            " resume it by the command that started it"
+        )
+    dataset = load_dataset(plan["trials"][0]["dataset"], options.quiet, plan["dataset_hashes"])
+    return _train(plan, run_dir, dataset, options)
+
+
+def _train(plan: dict[str, Any], run_dir: Path, dataset: Dataset, options: Options) -> Report:
+    job = job_of(plan, plan["trials"][0], run_dir, options.device, options.capture)
+    console = Console(highlight=False, markup=False, quiet=options.quiet)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
+    with locked(run_dir), Progress(*columns, console=console) as bar:
         pack = open_pack(job, dataset)
-        notices = restore_newest(job, pack)
         writer = open_ledger(job)
-        bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), disable=quiet)
-        with bar:
-            for notice in notices:
-                bar.console.print(notice)
-            task = bar.add_task("loading and compiling", total=1.0)
+        for notice in restore_newest(job, pack):
+            console.print(notice)
+        phases = (f"{phase.name} {job.config[phase.steps]:,}" for phase in pack.algorithm.phases)
+        console.print(f"{run_dir}\ngradient steps: {', '.join(phases)}; {len(job.seeds)} seeds")
+        task = bar.add_task("loading and compiling", total=1.0)
+        bar.update(task, completed=pack.progress)
+        try:
             while not pack.finished and not all(pack.diverged):
                 boundary = pack.advance()
-                evaluations = {}
-                if boundary.policies and dataset.spec.environment is not None:
-                    from raymix.evaluation.policy import Policy
-                    from raymix.evaluation.rollout import evaluate
-
-                    for seat in live_seats(boundary):
-                        evaluations[seat] = evaluate(Policy(boundary.policies[seat]), job.episodes)
-                rows = make_rows(job, dataset.spec, boundary, evaluations)
+                rows = make_rows(job, dataset.spec, boundary, _evaluate(job, boundary))
                 writer.append(rows)
                 save(job, pack, boundary)
-                told = summary(rows, dataset.spec)
-                bar.update(task, completed=progress_of(pack, boundary), description=line(told))
-                if not bar.console.is_terminal and not quiet:
-                    bar.console.print(line(told), highlight=False)
-    from raymix.report import write_report
+                told = line(summary(rows, dataset.spec))
+                bar.update(task, completed=boundary.progress, description=told)
+                if not console.is_terminal:
+                    console.print(told)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "Stopped. Every report so far is saved; go on with:"
+                f" raymix train {job.algorithm} --resume {shlex.quote(str(run_dir))}"
+            ) from None
+    return write_report(str(run_dir))
 
-    return write_report(str(run_dir), select=plan["select"], metric=plan["metric"])
+
+def _evaluate(job: Job, boundary: Boundary) -> dict[int, Evaluation]:
+    """Evaluations by seat; none before the last phase, or where the data set has no environment."""
+    if not boundary.policies or boundary.policies[0].spec["environment"] is None:
+        return {}
+    return {seat: evaluate(Policy(boundary.policies[seat]), job.episodes) for seat in live_seats(boundary)}
 
 
 def require_device(device: str) -> None:
@@ -97,15 +120,15 @@ def require_device(device: str) -> None:
     import torch
 
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, ValueError) as problem:
+        torch.ones(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as problem:
         reason = str(problem).splitlines()[0]
         raise UsageError(
             f"device {device!r} cannot be used ({reason}); take cpu, or cuda where there is a GPU"
         ) from problem
 
 
-def save(job: Job, pack: Any, boundary: Any) -> None:
+def save(job: Job, pack: LocalPack, boundary: Boundary) -> None:
     """Write a checkpoint where the sweep's would be, and drop all but the newest few."""
     folder = Path(job.run_dir, "trials", "local", job.config_id)
     existing = sorted(folder.glob("checkpoint_*"))
@@ -121,5 +144,5 @@ def line(told: dict[str, Any]) -> str:
     """One report in words."""
     text = f"{told['phase']} {told['phase_step']:,}"
     if "evaluation/return" in told:
-        text += ", return " + " ".join(f"{score:.1f}" for score in told["evaluation/returns"])
+        text += f", return {in_words(told['evaluation/returns'])}"
     return f"{text} ({told['training/steps_per_second']:,.0f} agent-steps/s)"

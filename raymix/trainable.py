@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
+from raymix import checkpoint
 from raymix.job import (
     Job,
     live_seats,
     make_rows,
     open_ledger,
     open_pack,
-    progress,
+    restore,
     restore_newest,
     summary,
     write_checkpoint,
@@ -49,6 +50,7 @@ class Member(tune.Trainable):
         self._reported: Boundary | None = None
         self._ahead: tuple[Boundary, list[Any]] | None = None
         self._notices = restore_newest(self.job, self._pack)
+        self._found_done = self._pack.progress
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Tune reuses the process for another trial: everything is made anew but the imports."""
@@ -59,8 +61,8 @@ class Member(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        if self._pack.finished and self._ahead is None:
-            # Restored from its last checkpoint: all rows are in the ledger, there is nothing to add.
+        if self._ahead is None and (self._pack.finished or all(self._pack.diverged)):
+            # Restored at its end: all rows are in the ledger, there is nothing to add.
             return {"done": True, "progress": 1.0}
         boundary, pending = self._ahead or self._train()
         done = boundary.finished or all(boundary.diverged)
@@ -72,16 +74,20 @@ class Member(tune.Trainable):
         if self._pack.eager_reason and self.job.capture == "auto":
             self._notices.append(f"Training runs uncompiled, about half as fast: {self._pack.eager_reason}.")
         notices, self._notices = self._notices, []
-        told = {**summary(rows, self._spec), "progress": progress(self._pack, boundary), "done": done}
+        told = {**summary(rows, self._spec), "progress": boundary.progress, "restored": self._found_done, "done": done}
         return {**told, "notices": notices} if notices else told
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        if self._reported is not None:
-            write_checkpoint(checkpoint_dir, self.job, self._pack, self._reported)
+        write_checkpoint(checkpoint_dir, self.job, self._pack, self._reported or self._pack.boundary())
 
     def load_checkpoint(self, checkpoint_dir: Any) -> None:
-        # Tune hands over the checkpoint of its last snapshot; a newer whole one may be on disk.
-        self._notices += restore_newest(self.job, self._pack, Path(checkpoint_dir))
+        folder = Path(checkpoint_dir)
+        if checkpoint.belongs_to(folder) in (None, self.job.config_id):
+            # A trial goes on: Tune names the checkpoint of its last snapshot, a newer whole one may be on disk.
+            self._notices += restore_newest(self.job, self._pack, folder)
+        else:
+            restore(self._pack, checkpoint.read(folder))  # a scheduler copies another trial's state
+        self._ahead, self._reported, self._found_done = None, None, self._pack.progress
 
     def _dataset(self, store: str) -> Dataset:
         from raymix.data.store import ReplayStore

@@ -23,6 +23,10 @@ class UsageError(ValueError):
     """
 
 
+class Interrupted(Exception):
+    """A signal stopped the work; the message says what is saved and how to go on."""
+
+
 @dataclass(frozen=True)
 class Spec:
     """What an algorithm may know about a data set: shapes, bounds, statistics, and where to evaluate.

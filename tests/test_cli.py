@@ -60,7 +60,7 @@ def test_resuming_a_run_of_another_algorithm_is_refused(capsys: pytest.CaptureFi
     command = ["train", "bc", "--dataset", "two-modes", "--steps", "5", "--eager", "--storage", str(tmp_path), "--json"]
     run = json.loads(output(capsys, *command))["run"]
     with pytest.raises(SystemExit, match="2"):
-        main(["train", "lom", "--dataset", "two-modes", "--resume", run])
+        main(["train", "lom", "--resume", run])
     assert "bc" in capsys.readouterr().err
 
 

@@ -56,6 +56,13 @@ def test_numbers_are_normalised():
     assert (type(drawn.beta), type(drawn.discount), drawn.clamp) == (float, float, False)
 
 
+@pytest.mark.parametrize("given", [256, 256.0, np.int64(256), [256], (256.0,)])
+def test_widths_may_be_one_number(given):
+    """Catches `hidden_dims=256` being refused, and 256 and [256] giving two configurations."""
+    config = Config(hidden_dims=given)
+    assert config == Config(hidden_dims=(256,)) and type(config.hidden_dims[0]) is int
+
+
 def test_values_cannot_be_changed_afterwards():
     """Catches an unchecked value written into a configuration that was checked."""
     with pytest.raises(FrozenInstanceError):
@@ -94,7 +101,9 @@ def test_an_unknown_name_is_explained():
         ({"clamp": "true"}, ("true or false",)),
         ({"form": "oval"}, ("'square', 'round'", "'oval'")),
         ({"form": 3}, ("a word", "3")),
-        ({"hidden_dims": 256}, ("256,256", "256")),
+        ({"hidden_dims": 0}, ("256,256", "not 0")),
+        ({"hidden_dims": "wide"}, ("positive whole numbers", "'wide'")),
+        ({"hidden_dims": None}, ("positive whole numbers", "None")),
         ({"hidden_dims": ()}, ("positive whole numbers",)),
         ({"hidden_dims": (256, 0)}, ("positive whole numbers",)),
         ({"hidden_dims": (256, 2.5)}, ("positive whole numbers",)),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import gymnasium
+import h5py
 import hypothesis.strategies as st
 import minari
 import numpy as np
@@ -105,6 +109,7 @@ def store_in_minari(episodes: list[Episode], data_format: str, name: str = "test
 # ---------------------------------------------------------------- columns
 
 
+@settings(deadline=None)
 @given(EPISODES)
 def test_rows_stay_inside_their_episode(episodes: list[Episode]):
     columns = from_episodes(episodes)
@@ -124,6 +129,7 @@ def test_rows_stay_inside_their_episode(episodes: list[Episode]):
     assert np.allclose(columns.episode_returns(), [e.rewards.sum() for e in episodes], atol=1e-4)
 
 
+@settings(deadline=None)
 @given(EPISODES)
 def test_statistics_are_those_of_the_transitions(episodes: list[Episode]):
     spec = dataset_of(episodes).spec
@@ -136,6 +142,7 @@ def test_statistics_are_those_of_the_transitions(episodes: list[Episode]):
     assert (spec.num_transitions, spec.num_episodes) == (len(actions), len(episodes))
 
 
+@settings(deadline=None)
 @given(EPISODES)
 def test_table_round_trip_copies_nothing(episodes: list[Episode]):
     dataset = dataset_of(episodes)
@@ -195,6 +202,12 @@ def spoiled(column: str, row: int, value: float) -> list[Episode]:
         (changed("observations", np.zeros((5, 7))), "Episode 1 has observations of 7 numbers but episode 0 of 3"),
         (changed("actions", np.zeros(4)), "both must have two axes"),
         (changed("source", 2), "there are 2 source names"),
+        (changed("source", 99_999), "Episode 1 has the source 99999; it must be a whole number from 0 to 32767"),
+        (changed("source", "left"), "Episode 1 has the source 'left'"),
+        (changed("rewards", np.array(list("abcd"))), "Episode 1 has rewards of type <U1; give numbers"),
+        (changed("truncations", np.array(["True"] * 4)), "Episode 1 has truncations of type <U4"),
+        (changed("actions", [[0.0, 0.0], [0.0]]), "Episode 1 has actions that are no array"),
+        (changed("actions", np.float32(1.0)), "both must have two axes"),
     ],
 )
 def test_bad_episodes_are_refused_in_one_sentence(episodes: list[Episode], message: str):
@@ -385,6 +398,120 @@ def test_damaged_files_are_refused(root: Path):
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(UsageError, match="damaged"):
         local_minari.load("test/some-v0")
+
+
+def rewrite(data: Path, **changes: object) -> None:
+    """Change metadata behind Minari's back."""
+    file = data / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def change_episode(data: Path, column: str, value: object) -> None:
+    with h5py.File(data / "main_data.hdf5", "a") as file:
+        if column == "source":
+            file["episode_0"].attrs["source"] = value
+        else:
+            del file["episode_0"][column]
+            file["episode_0"][column] = value
+
+
+def lose_a_file(data: Path) -> None:
+    (data / "more.hdf5").symlink_to(data / "gone.hdf5")
+
+
+def no_json(data: Path) -> None:
+    (data / "metadata.json").write_bytes(b'{"dataset_id": "test/some')
+
+
+def no_object(data: Path) -> None:
+    (data / "metadata.json").write_text("[1]")
+
+
+RUNS_CODE = json.dumps({"id": "any-v0", "entry_point": "os:system", "kwargs": {"command": "touch ran"}})
+
+
+@pytest.mark.parametrize(
+    ("damage", "listed", "message"),
+    [
+        (no_json, False, r"its metadata.json cannot be read: Unterminated string"),
+        (no_object, False, "its metadata.json holds no object"),
+        (lambda data: rewrite(data, total_episodes=None), False, "total_episodes in its metadata.json is None"),
+        (lambda data: rewrite(data, total_episodes="5"), False, "total_episodes in its metadata.json is '5'"),
+        (lambda data: rewrite(data, total_steps=None), False, "total_steps in its metadata.json is None"),
+        (lambda data: rewrite(data, dataset_id="test/other-v0"), False, "is that of test/other-v0"),
+        (lambda data: rewrite(data, sources=3), False, "sources in its metadata.json is 3, not a list of texts"),
+        (lambda data: rewrite(data, sources="ab"), False, "sources in its metadata.json is 'ab', not a list of texts"),
+        (lambda data: rewrite(data, ref_min_score="low"), False, "ref_min_score .* is 'low', not a finite number"),
+        (lambda data: rewrite(data, ref_max_score=10**400), False, "ref_max_score"),
+        (lambda data: rewrite(data, ref_max_score=float("nan")), False, "ref_max_score"),
+        (lambda data: rewrite(data, observation_space=7), False, "observation_space in its metadata.json is 7"),
+        # Minari would build this environment to learn its spaces.
+        (lambda data: rewrite(data, action_space=None, env_spec=RUNS_CODE), False, "action_space .* is None"),
+        (lambda data: rewrite(data, observation_space='{"type": "Odd"}'), True, "Minari cannot open it: TypeError"),
+        (lambda data: rewrite(data, minari_version="9.9"), True, "does not support"),
+        (lambda data: rewrite(data, minari_version=9), True, r"Minari cannot open it: AssertionError\)"),
+        (lambda data: rewrite(data, env_spec="{"), True, "Minari cannot open it: JSONDecodeError"),
+        (lambda data: rewrite(data, total_episodes=2), True, "its files cannot be read: KeyError"),
+        (lambda data: change_episode(data, "rewards", ["a"] * 5), True, "Episode 0 has rewards of type"),
+        (lambda data: change_episode(data, "rewards", [0.0]), True, r"rewards must have shape \(5,\)"),
+        (lambda data: change_episode(data, "source", 99_999), True, "Episode 0 has the source"),
+        (lambda data: change_episode(data, "source", "left"), True, "Episode 0 has the source 'left'"),
+        (lose_a_file, True, "its files cannot be looked at"),
+    ],
+)
+def test_a_damaged_folder_is_named_with_what_is_wrong(
+    root: Path, damage: Callable[[Path], None], listed: bool, message: str
+):
+    """And it hides neither the other data sets, nor a mistyped name's near ones."""
+    store_in_minari([episode(5)], "hdf5")
+    store_in_minari([episode(3)], "hdf5", name="test/whole-v0")
+    folder = root / "test" / "some-v0"
+    damage(folder / "data")
+    with pytest.raises(UsageError, match=message) as refusal:
+        catalog.load("test/some-v0")
+    told = str(refusal.value)
+    assert told.startswith(f"The data set test/some-v0 in {folder} is damaged (")
+    assert told.endswith("; download or copy it again.") and "\n" not in told
+    names = [entry["name"] for entry in catalog.known()]
+    assert "test/whole-v0" in names and ("test/some-v0" in names) == listed
+    with pytest.raises(UsageError, match=r"near names: .*test/whole-v0"):
+        catalog.load("test/while-v0")
+
+
+def test_a_damaged_set_of_raymix_is_made_again(root: Path):
+    """At once where its metadata tell; else after its folder is deleted, which the message asks for."""
+    store_in_minari([episode(3)], "hdf5", name="raymix/fetchreach-multigoal-2-v0")
+    data = root / "raymix" / "fetchreach-multigoal-2-v0" / "data"
+    rewrite(data, total_episodes=4 * SMALL, sources=list(fetchreach.SOURCES))
+    with pytest.raises(UsageError, match=r"delete the folder, and raymix makes it again\.$"):
+        catalog.load("fetchreach-multigoal-2")
+    rewrite(data, total_episodes=None)
+    assert not fetchreach.is_made(SMALL)
+
+
+def test_the_lock_of_a_build_is_free_afterwards(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """In this process too: a second `make` would wait for ever."""
+    locks = []
+
+    class Recorded(filelock.FileLock):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            locks.append(self)
+
+    monkeypatch.setattr(filelock, "FileLock", Recorded)
+    monkeypatch.setattr(fetchreach, "_build", lambda *_: None)
+    fetchreach.make(SMALL)
+    assert [lock.is_locked for lock in locks] == [False]
+
+
+def test_a_damaged_cache_of_numbers_is_read_again(root: Path):
+    store_in_minari([episode(5)], "hdf5")
+    expected = local_minari.load("test/some-v0").spec
+    (cache,) = (root / ".raymix" / "cache").rglob("*.arrow")
+    whole = cache.read_bytes()
+    start = whole.index(local_minari.load("test/some-v0").columns.observations[:1].tobytes())
+    cache.write_bytes(whole[:start] + np.float32("nan").tobytes() + whole[start + 4 :])
+    assert local_minari.load("test/some-v0").spec == expected
 
 
 # ---------------------------------------------------------------- catalog

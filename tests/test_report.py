@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from raymix import ledger
+from raymix import ledger, plan
 from raymix.ledger import LedgerWriter, Row
 from raymix.report import find_run, write_report
 from raymix.report.statistics import interquartile_mean, interval, summarize
@@ -82,7 +82,7 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def frame_of(run: Path, **choices: str) -> Any:
+def frame_of(run: Path, **choices: Any) -> Any:
     return score_table(ledger.read(str(run / "ledger")), **choices)
 
 
@@ -187,6 +187,73 @@ def test_unfinished_configurations_say_where_they_are(run: Path) -> None:
     json.dumps(records(frame), allow_nan=False)
 
 
+PHASES = {"lom": [["mixture", "mixture_steps"], ["main", "steps"]]}
+
+
+def describe_run(run: Path, configs: list[dict[str, Any]], **facts: Any) -> None:
+    """A `sweep.json` as `raymix.plan.describe` writes it, as far as reports read it."""
+    ids = [ledger.config_id("lom", DATASET, "abc", {"steps": 300, "lr": 3e-4} | config) for config in configs]
+    description = {"algorithm": "lom", "phases": PHASES["lom"], "trials": [{"config_id": name} for name in ids]}
+    plan.write_description(run, description | facts)
+
+
+def test_a_first_phase_is_not_taken_for_the_last(run: Path) -> None:
+    """The ledger alone cannot know that another phase follows; its step is past `steps` by chance."""
+    add(run, {"mixture_steps": 800}, 50.0, steps=())
+    assert frame_of(run)["finished"][0]
+    assert not frame_of(run, phases=PHASES)["finished"][0]
+    describe_run(run, [{"mixture_steps": 800}])
+    assert "unfinished, in phase mixture" in write_report(str(run)).text
+
+
+def test_a_phase_ends_at_its_own_number_of_steps(run: Path) -> None:
+    add(run, {"main_steps": 200}, 50.0, steps=(100, 200))
+    phases = {"lom": [["mixture", "mixture_steps"], ["main", "main_steps"]]}
+    assert frame_of(run, phases=phases)["finished"][0] and not frame_of(run)["finished"][0]
+    # Rows of a phase that the plan does not know: shown, not an error.
+    assert not frame_of(run, phases={"lom": [["other", "other_steps"]]})["finished"][0]
+
+
+def test_planned_configurations_without_rows_are_counted(run: Path) -> None:
+    configs = [{"num_components": components} for components in (1, 5, 10)]
+    add(run, configs[0], 50.0)
+    describe_run(run, configs)
+    report = write_report(str(run))
+    assert report.text.endswith("\n\n2 of 3 configurations have no results yet") and len(report.frame) == 1
+    add(run, configs[1], 50.0)
+    describe_run(run, configs)
+    assert write_report(str(run)).text.endswith("\n\n1 of 3 configurations has no results yet")
+    add(run, configs[2], 50.0)
+    describe_run(run, configs)
+    assert "no results yet" not in write_report(str(run)).text
+
+
+def test_a_report_follows_the_plan_unless_it_is_told(run: Path) -> None:
+    add(run, {}, 30.0, steps=(75, 150, 300, 225))
+    describe_run(run, [{}], select="mean_last_3", metric="normalized_score")
+    frame = write_report(str(run)).frame
+    assert (frame["select"][0], frame["metric"][0], frame["mean"][0]) == (
+        "mean_last_3",
+        "normalized_score",
+        pytest.approx(45.0),
+    )
+    frame = write_report(str(run), select="last", metric="return").frame
+    assert (frame["select"][0], frame["metric"][0], frame["mean"][0]) == ("last", "return", pytest.approx(30.0))
+    damaged = (run / "sweep.json").read_text().replace("mean_last_3", "best")
+    for content in (damaged, "", None):
+        (run / "sweep.json").unlink()
+        if content is not None:
+            (run / "sweep.json").write_text(content)
+        frame = write_report(str(run)).frame
+        assert (frame["select"][0], frame["metric"][0]) == ("last", "return")
+
+
+def test_equal_seeds_do_not_pass_for_certainty(run: Path) -> None:
+    add(run, {}, 50.0, seeds=7, diverged=(1, 2, 4, 5))  # seeds 0, 3 and 6 score alike
+    text = render(frame_of(run))
+    assert "seeds equal" in text and "49.0 to 49.0" not in text
+
+
 def test_several_algorithms_and_data_sets_share_a_report(run: Path) -> None:
     for dataset in (DATASET, "mujoco/hopper/medium-v0"):
         for components in (1, 5):
@@ -249,6 +316,19 @@ def test_the_newest_run_of_a_root_is_reported(tmp_path: Path) -> None:
     assert find_run(str(tmp_path)) == str(tmp_path / "b")
     assert find_run(str(tmp_path / "a")) == str(tmp_path / "a")
     assert write_report(str(tmp_path)).run_dir == str(tmp_path / "b")
+
+
+def test_a_run_without_results_is_no_newest_run(tmp_path: Path) -> None:
+    for name in ("old", "started"):
+        (tmp_path / name).mkdir()
+    add(tmp_path / "old", {}, 10.0)
+    os.utime(tmp_path / "old" / "sweep.json", (1e9, 1e9))
+    (tmp_path / "started" / "sweep.json").write_text("{}")
+    (tmp_path / "started" / "ledger").mkdir()
+    (tmp_path / "started" / "ledger" / ".0123.tmp").write_text("half a segment")
+    assert find_run(str(tmp_path)) == str(tmp_path / "old")
+    add(tmp_path / "started", {}, 10.0)
+    assert find_run(str(tmp_path)) == str(tmp_path / "started")
 
 
 def test_folders_without_results_are_refused_in_words(tmp_path: Path) -> None:

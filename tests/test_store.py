@@ -24,6 +24,7 @@ COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts", "episo
 @pytest.fixture(scope="module")
 def ray_here():
     ray.init(
+        address="local",  # never the cluster of somebody's `ray start`
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=STORE_BYTES,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,12 +25,12 @@ from raymix import SweepSpec, main
 SPEC = SweepSpec(
     algorithm="lom",
     datasets=("two-modes",),
-    search={"num_components": tune.grid_search([1, 3])},
+    search={"num_components": tune.grid_search([1, 2, 3])},
     settings={
         "hidden_dims": (16,), "mdn_hidden_dims": (16,), "mdn_steps": 60, "mdn_batch_size": 32,
         "critic_batch_size": 32, "hyper_critic_batch_size": 32, "policy_batch_size": 32,
     },
-    steps=150,
+    steps=300,
     seeds=2,
     evaluate_every=30,
     episodes=4,
@@ -38,7 +39,7 @@ SPEC = SweepSpec(
 if __name__ == "__main__":
     main(SPEC)
 """
-ROWS = 2 * 2 * (2 + 5)  # configurations x seeds x (reports of the mixture phase + of the main phase)
+ROWS = 3 * 2 * (2 + 10)  # configurations x seeds x (reports of the mixture phase + of the main phase)
 
 
 class Driver:
@@ -48,10 +49,18 @@ class Driver:
         self.script = folder / "small_sweep.py"
         self.script.write_text(SWEEP)
         self.storage = folder / "runs"
-        command = [sys.executable, str(self.script), "--eager", "--storage", str(self.storage)]
+        command = [sys.executable, str(self.script), "--eager"]
+        command += [] if "--resume" in options else ["--storage", str(self.storage)]
         command += [] if dashboard else ["--no-dashboard"]
+        # What other tests set for the Ray in this process must not help the sweep's own.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
         self.process = subprocess.Popen(
-            [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            [*command, *options],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         self.family: list[psutil.Process] = []
 
@@ -142,7 +151,7 @@ def test_report_prints_the_same_table_from_the_ledger_alone(
     assert table in output
     raymix_command(["report", str(run.parent), "--json"])
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [row["num_components"] for row in rows] == [1, 3]
+    assert [row["num_components"] for row in rows] == [1, 2, 3]
 
 
 def test_a_killed_driver_loses_and_doubles_nothing(whole: tuple[Path, str], tmp_path: Path) -> None:
@@ -178,6 +187,44 @@ def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals, tmp_path: 
     assert not [process for process in driver.family if process.is_running()]
 
 
+def test_a_killed_trial_process_is_made_again(whole: tuple[Path, str], tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    driver.wait_for_segments(4)
+    trials = [process for process in driver.family if "Trainable" in " ".join(process.cmdline())]
+    assert trials, [process.cmdline() for process in driver.family]
+    trials[0].kill()
+    status, _, errors = driver.finish()
+    assert status == 0, errors
+    (run,) = (tmp_path / "runs").iterdir()
+    assert results(run) == results(whole[0])
+
+
+@pytest.mark.parametrize("lost", [0, 5, -1])
+def test_lost_rows_are_trained_again(lost: int, whole: tuple[Path, str], tmp_path: Path) -> None:
+    """Someone removed a damaged segment, as the ledger's error advises: a resume must bring its rows back."""
+    run = tmp_path / "runs" / whole[0].name
+    shutil.copytree(whole[0], run)
+    config_id = json.loads((run / "sweep.json").read_text())["trials"][0]["config_id"]
+    sorted((run / "ledger").glob(f"{config_id}-*.parquet"))[lost].unlink()
+    assert len(results(run)) == ROWS - 2
+    status, _, errors = Driver(tmp_path, "--resume", str(run)).finish()
+    assert status == 0, errors
+    assert results(run) == results(whole[0])
+
+
+def test_a_diverged_configuration_ends_and_says_so(tmp_path: Path) -> None:
+    """Also when it is resumed: no further rows, no error."""
+    driver = Driver(tmp_path, "--set", "policy_learning_rate=1e30", "--set", "num_components=2")
+    status, output, errors = driver.finish()
+    assert status == 0, errors
+    assert "2 of 2 seeds diverged" in output
+    (run,) = (tmp_path / "runs").iterdir()
+    before = results(run)
+    assert len(before) < ROWS / 3 and all(row[3] for key, row in before.items() if key[2] == "main")
+    status, output, errors = Driver(tmp_path, "--resume", str(run)).finish()
+    assert status == 0 and results(run) == before, errors
+
+
 def test_a_finished_run_resumes_to_its_report_without_ray(whole: tuple[Path, str], tmp_path: Path) -> None:
     run, _ = whole
     before = results(run)
@@ -191,9 +238,7 @@ def test_training_in_process_gives_the_rows_of_the_sweep(
 ) -> None:
     run, _ = whole
     trial = json.loads((run / "sweep.json").read_text())["trials"][1]
-    settings = {**trial["config"], "steps": 150}
-    text = [f"{name}={','.join(map(str, v)) if isinstance(v, list) else v}" for name, v in settings.items()]
-    options = [part for item in text for part in ("--set", item + ("," if "dims" in item else ""))]
+    options = [part for name, value in trial["config"].items() for part in ("--set", f"{name}={value}")]
     command = ["train", "lom", "--dataset", "two-modes", "--seeds", "2", "--evaluate-every", "30", "--episodes", "4"]
     raymix_command([*command, *options, "--eager", "--storage", str(tmp_path), "--json"])
     capsys.readouterr()
@@ -208,7 +253,7 @@ def sweep_error(folder: Path, *options: str) -> str:
     status, _, errors = driver.finish()
     assert status == 2, errors
     assert errors.startswith("error: ") and "Traceback" not in errors
-    assert not list(folder.glob("runs/*/ledger")), "something was written before the error"
+    assert not list(folder.glob("runs/*")), "something was written before the error"
     return errors
 
 
@@ -225,7 +270,8 @@ def sweep_error(folder: Path, *options: str) -> str:
         (["--seeds", "0"], ["seeds", "0"]),
         (["--steps", "0"], ["steps", "at least 1"]),
         (["--address", "127.0.0.1:1"], ["127.0.0.1:1", "ray start --head"]),
-        (["--resume", "/dev"], ["/dev", "no sweep"]),
+        (["--resume", "/dev"], ["/dev", "no run"]),
+        (["--resume", "/dev", "--steps", "5", "--smoke"], ["--steps --smoke", "settings"]),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(options: list[str], words: list[str], tmp_path: Path) -> None:
@@ -253,6 +299,6 @@ def test_a_dry_run_names_trials_and_programs_and_writes_nothing(tmp_path: Path) 
     status, output, errors = Driver(tmp_path, "--dry-run", "--json").finish()
     assert status == 0, errors
     facts = json.loads(output)
-    assert [trial["label"] for trial in facts["trials"]] == ["num_components=1", "num_components=3"]
-    assert facts["programs"] == 2 and facts["expected_device_hours"] is None
+    assert [trial["label"] for trial in facts["trials"]] == ["num_components=1", "num_components=2", "num_components=3"]
+    assert facts["programs"] == 3 and facts["expected_device_hours"] is None
     assert not (tmp_path / "runs").exists()

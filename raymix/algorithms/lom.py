@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from raymix.algorithms.base import Algorithm, Phase, Update
 from raymix.config import AlgorithmConfig, scalar, schedule, structure
 from raymix.nn.layers import Standardise, mlp
-from raymix.nn.losses import component_std, mixture_log_prob
+from raymix.nn.losses import component_std, mixture_loss
 from raymix.nn.policies import DeterministicPolicy, Mixture, MixturePolicy
 from raymix.nn.values import Critics
 from raymix.random import Key
@@ -68,7 +68,7 @@ class Config(AlgorithmConfig):
     hyper_critic_learning_rate: float = scalar(1e-3, low=0, help="Adam's rate for the hyper critic")
     policy_learning_rate: float = scalar(1e-3, low=0, help="Adam's rate for the policy")
     mdn_learning_rate: float = scalar(1e-3, low=0, help="Adam's rate for the mixture")
-    mdn_steps: int = schedule(200_000, low=1, help="gradient steps of the mixture phase")
+    mdn_steps: int = schedule(10_000, low=1, help="gradient steps of the mixture phase (preset paper: 200,000)")
     critic_batch_size: int = structure(256, low=1, help="transitions per critic update")
     hyper_critic_batch_size: int = structure(1024, low=1, help="states per hyper critic update, each with M actions")
     policy_batch_size: int = structure(256, low=1, help="states per policy update")
@@ -149,12 +149,7 @@ class LOM(Algorithm):
         }
 
     def mdn_loss(self, nets: Any, batch: Any, config: Any, key: Key) -> tuple[Tensor, dict[str, Tensor]]:
-        mixture = nets.mdn(batch.observations)
-        loss = -mixture_log_prob(mixture, batch.actions).mean()
-        return loss, {
-            "component_std": component_std(mixture).mean(),
-            "component_weight_max": torch.softmax(mixture.logits, -1).amax(-1).mean(),
-        }
+        return mixture_loss(nets.mdn(batch.observations), batch.actions)
 
     def critic_loss(self, nets: Any, batch: Any, config: Any, key: Key) -> tuple[Tensor, dict[str, Tensor]]:
         noise = (config.target_noise * key.normal(*batch.next_actions.shape)).clamp(-0.5, 0.5)

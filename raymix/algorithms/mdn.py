@@ -13,13 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from raymix.algorithms.base import Algorithm, Phase, Update
 from raymix.config import AlgorithmConfig, scalar, structure
 from raymix.nn.layers import Standardise
-from raymix.nn.losses import component_std, mixture_log_prob
+from raymix.nn.losses import component_std, mixture_loss
 from raymix.nn.policies import MixturePolicy
 from raymix.random import Key
 from raymix.types import Spec
@@ -47,12 +46,7 @@ class MDN(Algorithm):
         return {"mdn": MixturePolicy(standardise, config.hidden_dims, spec.action_dim, config.num_components)}
 
     def mdn_loss(self, nets: Any, batch: Any, config: Any, key: Key) -> tuple[Tensor, dict[str, Tensor]]:
-        mixture = nets.mdn(batch.observations)
-        loss = -mixture_log_prob(mixture, batch.actions).mean()
-        return loss, {
-            "component_std": component_std(mixture).mean(),
-            "component_weight_max": torch.softmax(mixture.logits, -1).amax(-1).mean(),
-        }
+        return mixture_loss(nets.mdn(batch.observations), batch.actions)
 
     def sample_actions(self, nets: Any, observations: Tensor, config: Any, key: Key | None = None) -> Tensor:
         mixture = nets.mdn(observations)

@@ -89,6 +89,7 @@ def known() -> list[dict[str, Any]]:
     for name in [*makeable, *(each for each in local if each not in makeable)]:
         size = _fetchreach_size(name)
         facts = minari.metadata(name) or {}
+        made_on_use = "" if facts else "FetchReach with four goals; made on first use."
         episodes = facts.get("total_episodes", 4 * (size or 0))
         entries.append(
             {
@@ -98,7 +99,7 @@ def known() -> list[dict[str, Any]]:
                 "transitions": facts.get("total_steps", 50 * episodes),
                 "episodes": episodes,
                 "size_mb": facts.get("dataset_size"),
-                "description": facts.get("description", "FetchReach with four goals; made on first use."),
+                "description": facts.get("description") or made_on_use,
             }
         )
     for name, build in _TOYS.items():
@@ -132,7 +133,7 @@ def _load_one(name: str, progress: fetchreach.Progress | None) -> Dataset:
     size = _fetchreach_size(name)
     if size is not None:
         fetchreach.make(size, progress=progress)
-    elif minari.metadata(name) is None:
+    elif minari.checked_metadata(name) is None:
         raise UsageError(
             f"The data set {name!r} is not on this machine{_near(name)}; run `minari download {name}`"
             f" (after `pip install 'minari[hf]'`), or copy its folder to {minari.root() / name}, the place that"

@@ -55,12 +55,17 @@ def from_episodes(episodes: Iterable[Episode]) -> Columns:
         Columns of sum(T + 1) rows, not yet searched for NaN: `make_dataset` does that.
 
     Raises:
-        UsageError: no episodes; an episode without transitions; shapes that do not fit each other; an episode that
-            goes on after it ended.
+        UsageError: no episodes; an episode without transitions; what are no numbers; shapes that do not fit each
+            other; an episode that goes on after it ended.
     """
     parts, sources = [], []
+    most = np.iinfo(_DTYPES["source"]).max
     for index, episode in enumerate(episodes):
         parts.append(_pad(index, episode))
+        if not isinstance(episode.source, int | np.integer) or not 0 <= episode.source <= most:
+            raise UsageError(
+                f"Episode {index} has the source {episode.source!r}; it must be a whole number from 0 to {most}."
+            )
         sources.append(episode.source)
     if not parts:
         raise UsageError("The data holds no episodes; give at least one.")
@@ -87,20 +92,19 @@ def from_episodes(episodes: Iterable[Episode]) -> Columns:
 
 def _pad(index: int, episode: Episode) -> tuple[np.ndarray, ...]:
     """Observations, actions, rewards, terminals, timeouts of T + 1 rows."""
-    observations, actions = np.asarray(episode.observations), np.asarray(episode.actions)
-    steps = len(actions)
-    if steps == 0:
-        raise UsageError(f"Episode {index} has length zero; leave out episodes without a transition.")
+    observations, actions, rewards, terminations, truncations = (
+        _numbers(index, column, getattr(episode, column))
+        for column in ("observations", "actions", "rewards", "terminations", "truncations")
+    )
     if observations.ndim != 2 or actions.ndim != 2:
         raise UsageError(
             f"Episode {index} has observations of shape {observations.shape} and actions of shape {actions.shape};"
             " both must have two axes, (T + 1, S) and (T, A)."
         )
-    per_transition = {
-        "rewards": np.asarray(episode.rewards),
-        "terminations": np.asarray(episode.terminations),
-        "truncations": np.asarray(episode.truncations),
-    }
+    steps = len(actions)
+    if steps == 0:
+        raise UsageError(f"Episode {index} has length zero; leave out episodes without a transition.")
+    per_transition = {"rewards": rewards, "terminations": terminations, "truncations": truncations}
     expected = {"observations": (steps + 1, observations.shape[1])} | dict.fromkeys(per_transition, (steps,))
     for column, array in ({"observations": observations} | per_transition).items():
         if array.shape != expected[column]:
@@ -108,8 +112,8 @@ def _pad(index: int, episode: Episode) -> tuple[np.ndarray, ...]:
                 f"Episode {index} has {steps} actions, so its {column} must have shape {expected[column]},"
                 f" but they have {array.shape}."
             )
-    terminals, truncations = per_transition["terminations"].astype(bool), per_transition["truncations"].astype(bool)
-    ended = np.flatnonzero((terminals | truncations)[:-1])
+    terminals = terminations.astype(bool)
+    ended = np.flatnonzero((terminals | truncations.astype(bool))[:-1])
     if ended.size:
         raise UsageError(
             f"Episode {index} ends at row {ended[0]} but goes on for {steps} transitions; split it into episodes there."
@@ -117,7 +121,7 @@ def _pad(index: int, episode: Episode) -> tuple[np.ndarray, ...]:
     timeouts = np.zeros(steps, dtype=bool)
     timeouts[-1] = not terminals[-1]
     with np.errstate(over="ignore"):  # What overflows float32 becomes infinite, and is then refused by name.
-        rewards = per_transition["rewards"].astype(np.float32)
+        rewards = rewards.astype(np.float32)
         observations, actions = observations.astype(np.float32), actions.astype(np.float32)
     last = ((0, 1),)
     return (
@@ -127,6 +131,18 @@ def _pad(index: int, episode: Episode) -> tuple[np.ndarray, ...]:
         np.pad(terminals, last),
         np.pad(timeouts, last),
     )
+
+
+def _numbers(index: int, column: str, values: object) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # Rows of different lengths.
+        raise UsageError(
+            f"Episode {index} has {column} that are no array ({error}); give rows of one shape."
+        ) from error
+    if array.dtype.kind not in "biuf":
+        raise UsageError(f"Episode {index} has {column} of type {array.dtype}; give numbers.")
+    return array
 
 
 def make_dataset(

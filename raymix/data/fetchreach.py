@@ -117,16 +117,17 @@ def make(
         workspace.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(workspace / f"{name.replace('/', '--')}.lock")
         try:
-            lock.acquire(blocking=False)
+            held = lock.acquire(blocking=False)
         except filelock.Timeout:
             _logger.warning("Another process is making %s; waiting for it.", name)
-            lock.acquire()
+            held = lock.acquire()
     except OSError as error:
         raise UsageError(
             f"The data set {name} cannot be written under {local_minari.root()} ({error});"
             " set MINARI_DATASETS_PATH to a folder that can be written."
         ) from error
-    with lock:
+    # Not `with lock`, which would count a second hold and let go of one.
+    with held:
         if not is_made(episodes_per_goal):
             _build(name, episodes_per_goal, workspace, workers, progress)
     return name

@@ -5,14 +5,16 @@ Minari itself is imported only where episodes are read: looking at what is insta
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
+import sys
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from raymix.data.table import from_table, to_table
 from raymix.types import Columns, Dataset, UsageError
 
 _CACHE_VERSION = 1
+_OWN = "raymix/"
 _logger = logging.getLogger(__name__)
 
 
@@ -34,20 +37,85 @@ def root() -> Path:
 
 
 def metadata(dataset_id: str) -> dict[str, Any] | None:
+    """What Minari wrote about a local data set, or None if it is not here, was never finished, or is damaged."""
+    try:
+        return checked_metadata(dataset_id)
+    except UsageError:
+        return None
+
+
+def checked_metadata(dataset_id: str) -> dict[str, Any] | None:
     """What Minari wrote about a local data set, or None if it is not here or was never finished.
 
     A creation that failed leaves a `data` folder without metadata, or with metadata that counts no episodes.
+
+    Raises:
+        UsageError: there is metadata, but damaged: no data set can be read by it.
     """
     try:
         values = json.loads((root() / dataset_id / "data" / "metadata.json").read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    whole = isinstance(values, dict) and values.get("dataset_id") == dataset_id and values.get("total_episodes", 0) > 0
-    return values if whole else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(dataset_id, f"its metadata.json cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise _damaged(dataset_id, "its metadata.json holds no object")
+    if values.get("total_episodes", 0) == 0:
+        return None
+    for name, (required, fits, expected) in _FIELDS.items():
+        value = values.get(name)
+        if not fits(value) and (required or value is not None):
+            raise _damaged(dataset_id, f"{name} in its metadata.json is {value!r}, not {expected}")
+    if values["dataset_id"] != dataset_id:
+        raise _damaged(dataset_id, f"its metadata.json is that of {values['dataset_id']}")
+    return values
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    # Written so that NaN fails, and a whole number too large for a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+_FIELDS: dict[str, tuple[bool, Callable[[Any], bool], str]] = {
+    "total_episodes": (True, _is_count, "a positive whole number"),
+    "total_steps": (True, _is_count, "a positive whole number"),
+    "dataset_id": (True, _is_text, "a text"),
+    # Where a space is missing, Minari would build the environment that the metadata name, by any code they name.
+    "observation_space": (True, _is_text, "a text"),
+    "action_space": (True, _is_text, "a text"),
+    "env_spec": (False, _is_text, "a text"),
+    "eval_env_spec": (False, _is_text, "a text"),
+    "ref_min_score": (False, _is_number, "a finite number"),
+    "ref_max_score": (False, _is_number, "a finite number"),
+    "sources": (False, _are_texts, "a list of texts"),
+    "dataset_size": (False, _is_number, "a finite number"),
+    "description": (False, _is_text, "a text"),
+}
+"""What is read of the metadata: whether it must be there (else it may be null too), what it must be, and in words."""
+
+
+def _damaged(dataset_id: str, problem: str) -> UsageError:
+    remedy = (
+        "delete the folder, and raymix makes it again" if dataset_id.startswith(_OWN) else "download or copy it again"
+    )
+    problem = " ".join(problem.split()).rstrip(".")
+    return UsageError(f"The data set {dataset_id} in {root() / dataset_id} is damaged ({problem}); {remedy}.")
 
 
 def local_ids() -> list[str]:
-    """Ids of all finished local data sets, sorted; reads metadata only.
+    """Ids of all finished local data sets, sorted; reads metadata only, and leaves out sets whose metadata are damaged.
 
     Not `minari.list_local_datasets`, which raises when one id of all is malformed.
     """
@@ -78,41 +146,50 @@ def load(dataset_id: str) -> Dataset:
     """
     import minari
 
-    values = metadata(dataset_id)
+    values = checked_metadata(dataset_id)
     if values is None:
         raise UsageError(f"Minari holds no finished data set {dataset_id!r} under {root()}; download or copy it there.")
     try:
         source = minari.load_dataset(dataset_id)
-    except (OSError, ValueError, KeyError, AssertionError) as error:
-        raise UsageError(
-            f"Minari cannot open the data set {dataset_id} ({error}); download or copy it again."
-        ) from error
+    except Exception as error:  # Minari checks little: what it stumbles over decides what is raised.
+        raise _damaged(dataset_id, f"Minari cannot open it: {_told(error)}") from error
     for kind, space in (("observations", source.observation_space), ("actions", source.action_space)):
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+            told = " ".join(str(space).split())  # Long bounds are printed over several lines.
             raise UsageError(
-                f"The {kind} of the Minari data set {dataset_id} are {space}; raymix reads Box spaces of one axis only."
+                f"The {kind} of the Minari data set {dataset_id} are {told}; raymix reads Box spaces of one axis only."
             )
-    references = values.get("ref_min_score"), values.get("ref_max_score")
-    facts = {
-        "environment": _environment(values.get("eval_env_spec") or values.get("env_spec")),
-        "reference_min": None if None in references else references[0],
-        "reference_max": None if None in references else references[1],
-        "sources": values.get("sources", ()),
+    reference_min, reference_max = values.get("ref_min_score"), values.get("ref_max_score")
+    both = reference_min is not None and reference_max is not None
+    facts: dict[str, Any] = {
+        "environment": _environment(dataset_id, values.get("eval_env_spec") or values.get("env_spec")),
+        "reference_min": reference_min if both else None,
+        "reference_max": reference_max if both else None,
+        "sources": values.get("sources") or (),
     }
 
     def dataset_of(columns: Columns) -> Dataset:
         low, high = _action_bounds(dataset_id, source.action_space, columns)
         return make_dataset(columns, dataset_id, action_low=low, action_high=high, **facts)
 
-    cache = _cache_path(dataset_id)
+    try:
+        cache = _cache_path(dataset_id)
+    except OSError as error:  # Such as a link to a file that is gone.
+        raise _damaged(dataset_id, f"its files cannot be looked at: {error}") from error
     if cache.exists():
         expected = _read_cache(cache)
         if expected is not None:
-            dataset = dataset_of(expected.columns)
-            if dataset.spec.hash == expected.spec.hash:
-                return dataset
+            # What is wrong with the cache alone must not stop the load; what is wrong with the rest comes up again.
+            with contextlib.suppress(UsageError):
+                dataset = dataset_of(expected.columns)
+                if dataset.spec.hash == expected.spec.hash:
+                    return dataset
         _logger.warning("The cache %s is damaged; reading the data set %s again.", cache, dataset_id)
-    dataset = dataset_of(from_episodes(_episodes(source)))
+    try:
+        columns = from_episodes(_episodes(source))
+    except UsageError as error:
+        raise _damaged(dataset_id, str(error)) from error
+    dataset = dataset_of(columns)
     _write_cache(cache, dataset)
     return dataset
 
@@ -121,7 +198,7 @@ def _episodes(source: Any) -> Iterator[Episode]:
     """The episodes of a `minari.MinariDataset`; `UsageError` for files that cannot be read to their end."""
     indices = range(source.total_episodes)
     try:
-        numbers = [int(facts.get("source", 0)) for facts in source.storage.get_episode_metadata(indices)]
+        numbers = [facts.get("source", 0) for facts in source.storage.get_episode_metadata(indices)]
         for number, episode in zip(numbers, source.iterate_episodes(), strict=True):
             yield Episode(
                 observations=episode.observations,
@@ -131,10 +208,13 @@ def _episodes(source: Any) -> Iterator[Episode]:
                 truncations=episode.truncations,
                 source=number,
             )
-    except (OSError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"The files of the Minari data set {source.id} are damaged ({error}); download or copy it again."
-        ) from error
+    except Exception as error:  # h5py, Arrow and Minari each raise their own.
+        raise UsageError(f"its files cannot be read: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """Its kind as well: the message of a bare assertion is empty."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _action_bounds(dataset_id: str, space: gymnasium.spaces.Box, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
@@ -152,12 +232,18 @@ def _action_bounds(dataset_id: str, space: gymnasium.spaces.Box, columns: Column
     return low, high
 
 
-def _environment(text: str | None) -> str | None:
+def _environment(dataset_id: str, text: str | None) -> str | None:
     """An `EnvSpec` as JSON that the installed Gymnasium reads: older ones wrote fields that are gone."""
     if text is None:
         return None
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(dataset_id, f"its environment is no JSON: {error}") from error
+    if not isinstance(values, dict) or not isinstance(values.get("id"), str):
+        raise _damaged(dataset_id, f"its environment is {text}, which has no id")
     known = {field.name for field in dataclasses.fields(gymnasium.envs.registration.EnvSpec)}
-    return json.dumps({key: value for key, value in json.loads(text).items() if key in known})
+    return json.dumps({key: value for key, value in values.items() if key in known})
 
 
 def _cache_path(dataset_id: str) -> Path:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import copy
+import io
 import json
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 import raymix.envs  # noqa: F401  (registers raymix's environments)
 from raymix.evaluation.policy import Policy
+from raymix.types import Spec, UsageError
 
 LANES = 8
 """Environments stepped side by side. The policy always sees a full batch, so a score depends on nothing else."""
 
 FIRST_SEED = 1_000_000
 """Reset seed of episode 0; episode i resets with the i-th seed after it, the same for every policy."""
+
+MAX_STEPS = 100_000
+"""An episode longer than this is an environment that never ends; it would stop a whole sweep without a word."""
+
+_MOST_KEPT = 4
+_kept: dict[str, list[gymnasium.Env]] = {}
+"""Environments by their `EnvSpec`, the last used ones last: building a simulation takes longer than an episode."""
 
 
 @dataclass(frozen=True)
@@ -28,33 +39,148 @@ class Evaluation:
     lengths: list[int]
 
 
-@functools.lru_cache(maxsize=4)
-def environments(spec: str, count: int) -> list[gymnasium.Env]:
-    """`count` environments from a Gymnasium `EnvSpec` in JSON, kept for the next evaluation."""
-    return [gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(spec)) for _ in range(count)]
+def build_environment(description: str) -> gymnasium.Env:
+    """The environment of a Gymnasium `EnvSpec` in JSON, made by its registered id only.
+
+    The description comes with a data set, from anywhere, and its `entry_point` could name any code. So only `id`,
+    `kwargs` (plain data, for the registered maker) and `max_episode_steps` are read from it; the registered time limit
+    holds where it has none. `render_mode` is left out, as nobody looks. `additional_wrappers` are refused: they name
+    code too, and without them the task would be another one.
+
+    Raises:
+        UsageError: not such a description, an id that nothing registers, wrappers, or a maker that fails.
+    """
+    name, kwargs, limit = _parse(description)
+    if name not in gymnasium.registry:
+        # gymnasium-robotics prints a notice about the unrelated Adroit environments to stderr when imported.
+        with contextlib.redirect_stderr(io.StringIO()):
+            import gymnasium_robotics  # noqa: F401  (registers its environments)
+    if name not in gymnasium.registry:
+        raise UsageError(
+            f"the environment {name!r} is not registered; raymix plays those of Gymnasium, of gymnasium-robotics and of"
+            " raymix/envs/__init__.py: import the package that registers it there"
+        )
+    registered = copy.deepcopy(gymnasium.registry[name])
+    registered.kwargs.update({key: value for key, value in kwargs.items() if key != "render_mode"})
+    registered.max_episode_steps = limit or registered.max_episode_steps
+    try:
+        return gymnasium.make(registered)
+    except UsageError:
+        raise
+    except Exception as error:  # Whatever a third party's constructor raises: a missing package, an unknown keyword.
+        raise UsageError(
+            f"the environment {name!r} cannot be built with {kwargs} ({_one_line(error)}); install what it needs, or"
+            " choose another data set"
+        ) from error
+
+
+def _parse(description: str) -> tuple[str, dict[str, Any], int | None]:
+    """The id, the keywords and the time limit."""
+    try:
+        values = json.loads(description)
+        name, kwargs, limit = values["id"], values.get("kwargs") or {}, values.get("max_episode_steps")
+        wrappers = [wrapper["name"] for wrapper in values.get("additional_wrappers") or []]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"the data set's environment is no Gymnasium EnvSpec in JSON ({_one_line(error)}); mend its metadata, or"
+            " choose another data set"
+        ) from error
+    whole = limit is None or (isinstance(limit, int) and limit > 0)
+    if not (isinstance(name, str) and isinstance(kwargs, dict) and whole):
+        raise UsageError(
+            f"the data set's environment has the id {name!r}, kwargs {kwargs!r} and max_episode_steps {limit!r}, which"
+            " must be a text, an object and a positive number or null; mend its metadata, or choose another data set"
+        )
+    if wrappers:
+        raise UsageError(
+            f"the data set's environment {name!r} is wrapped in {', '.join(map(str, wrappers))}, which raymix does not"
+            " build; choose another data set, or empty additional_wrappers in its metadata if scores without them count"
+        )
+    return name, kwargs, limit
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def check_environment(spec: Spec) -> None:
+    """Build the data set's environment once and compare its spaces with the data.
+
+    Raises:
+        UsageError: no environment, one that cannot be built here, or one with other observations or actions.
+    """
+    environment = build_environment(_description(spec))
+    observed, acted = environment.observation_space, environment.action_space
+    environment.close()
+    for what, space, size in (("observations", observed, spec.observation_dim), ("actions", acted, spec.action_dim)):
+        if not isinstance(space, gymnasium.spaces.Box) or space.shape != (size,):
+            told = " ".join(str(space).split())  # Long bounds are printed over several lines.
+            raise UsageError(
+                f"the environment of data set {spec.name} has the {what} {told}, but the data have {size} numbers;"
+                " choose a data set that was recorded in its environment"
+            )
+    assert isinstance(acted, gymnasium.spaces.Box)
+    for end, own, recorded in (("low", acted.low, spec.action_low), ("high", acted.high, spec.action_high)):
+        # Where the environment has no bound, any will do.
+        bounded = np.isfinite(own)
+        if not np.allclose(own[bounded], np.asarray(recorded)[bounded], rtol=1e-6, atol=1e-6):
+            raise UsageError(
+                f"the environment of data set {spec.name} has the action bounds {end} {own.tolist()}, but the data have"
+                f" {list(recorded)}; choose a data set that was recorded in its environment"
+            )
+
+
+def _description(spec: Spec) -> str:
+    if spec.environment is None:
+        raise UsageError(f"data set {spec.name} has no environment to evaluate in; choose one that has")
+    return spec.environment
+
+
+def environments(description: str, count: int) -> list[gymnasium.Env]:
+    """`count` environments, kept for the next evaluation; those unused for longest are closed."""
+    lanes = _kept.pop(description, [])
+    _kept[description] = lanes
+    while len(_kept) > _MOST_KEPT:
+        for environment in _kept.pop(next(iter(_kept))):
+            environment.close()
+    while len(lanes) < count:
+        lanes.append(build_environment(description))
+    return lanes[:count]
 
 
 def evaluate(policy: Policy, episodes: int) -> Evaluation:
-    """Play `episodes` episodes. Raises `RuntimeError` where the environment returns a non-finite reward."""
-    if policy.spec.environment is None:
-        raise ValueError(f"data set {policy.spec.name} has no environment to evaluate in")
-    lanes = environments(policy.spec.environment, min(LANES, episodes))
+    """Play `episodes` episodes; the first k of them are those of an evaluation of k.
+
+    Raises:
+        UsageError: there is no environment, or it cannot be built.
+        RuntimeError: the environment returns a non-finite reward, or an episode does not end within `MAX_STEPS`.
+    """
+    description = _description(policy.spec)
+    lanes = environments(description, min(LANES, episodes))
     returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
-    for first in range(0, episodes, len(lanes)):
-        playing = list(range(min(len(lanes), episodes - first)))
-        observations = np.zeros((len(lanes), policy.spec.observation_dim), dtype=np.float32)
+    for first in range(0, episodes, LANES):
+        playing = list(range(min(LANES, episodes - first)))
+        # All rows, played or not: the numbers that a stochastic policy draws for a row depend on how many there are.
+        observations = np.zeros((LANES, policy.spec.observation_dim), dtype=np.float32)
         for lane in playing:
             observations[lane], _ = lanes[lane].reset(seed=FIRST_SEED + first + lane)
+        step = 0
         while playing:
+            if step == MAX_STEPS:
+                raise RuntimeError(
+                    f"environment {json.loads(description)['id']} did not end episode {first + playing[0]} within"
+                    f" {MAX_STEPS:,} steps; give it a time limit (max_episode_steps)"
+                )
             # Rounds draw from different times, so a stochastic policy never repeats its noise.
-            actions = policy.act(observations, step=(first << 20) + int(lengths[first + playing[0]]))
+            actions = policy.act(observations, step=(first << 20) + step)
+            step += 1
             for lane in list(playing):
                 observations[lane], reward, terminated, truncated, _ = lanes[lane].step(
                     actions[lane].astype(lanes[lane].action_space.dtype)
                 )
                 reward = float(reward)
                 if not math.isfinite(reward):
-                    name = json.loads(policy.spec.environment)["id"]
+                    name = json.loads(description)["id"]
                     raise RuntimeError(f"environment {name} returned the reward {reward} in episode {first + lane}")
                 returns[first + lane] += reward
                 lengths[first + lane] += 1

@@ -40,3 +40,12 @@ def mixture_log_prob(policy: Mixture, actions: Tensor) -> Tensor:
     log_stds = policy.log_stds.clamp(LOG_STD_MIN, LOG_STD_MAX)
     components = normal_log_prob(actions[..., None, :], policy.means, log_stds)
     return torch.logsumexp(components + torch.log(torch.softmax(policy.logits, -1) + 1e-8), -1)
+
+
+def mixture_loss(policy: Mixture, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Negative log-likelihood of actions (B, A), and the metrics of how the mixture spreads."""
+    loss = -mixture_log_prob(policy, actions).mean()
+    return loss, {
+        "component_std": component_std(policy).mean(),
+        "component_weight_max": torch.softmax(policy.logits, -1).amax(-1).mean(),
+    }

@@ -34,6 +34,8 @@ class Boundary:
     policies: list[PolicyWeights] = field(repr=False)
     """Empty before the last phase, when there is no policy to play."""
     finished: bool
+    progress: float
+    """Share of all phases' gradient steps that are done."""
 
 
 class LocalPack:
@@ -79,6 +81,13 @@ class LocalPack:
         return self._learner.phase is self.algorithm.phases[-1] and self.step >= self.phase_steps
 
     @property
+    def progress(self) -> float:
+        """Share of all phases' gradient steps that are done."""
+        totals = [getattr(self.config, phase.steps) for phase in self.algorithm.phases]
+        before = sum(totals[: self.algorithm.phases.index(self._learner.phase)])
+        return (before + self.step) / sum(totals)
+
+    @property
     def eager_reason(self) -> str | None:
         """Why training runs uncompiled; None if it is compiled (or has not begun)."""
         return self._learner.program.eager_reason
@@ -98,23 +107,29 @@ class LocalPack:
         self.step += steps
         self.agent_seconds += seconds / len(self.seeds)
         metrics = [{name: values[seat] for name, values in chunk.metrics.items()} for seat in range(len(self.seeds))]
-        states = [self._learner.state(seat) for seat in range(len(self.seeds))]
         for seat, values in enumerate(metrics):
-            # The last step's loss can be finite and its update not.
-            finite = all(map(math.isfinite, values.values())) and states[seat].is_finite()
-            self.diverged[seat] |= not finite
+            self.diverged[seat] |= not all(map(math.isfinite, values.values()))
             # The compiler ran inside this chunk; what it took says nothing about training.
             values["steps_per_second"] = steps * len(self.seeds) / max(seconds - compiling, 1e-9)
             values["compile_seconds"] = compiling
+        return self.boundary(metrics)
+
+    def boundary(self, metrics: list[dict[str, float]] | None = None) -> Boundary:
+        """Where training stands now."""
+        states = [self._learner.state(seat) for seat in range(len(self.seeds))]
+        for seat, state in enumerate(states):
+            # The last step's loss can be finite and its update not.
+            self.diverged[seat] |= not state.is_finite()
         return Boundary(
             phase=self.phase,
             step=self.step,
-            metrics=metrics,
+            metrics=metrics or [{} for _ in self.seeds],
             diverged=list(self.diverged),
             agent_seconds=self.agent_seconds,
             states=states,
             policies=self.policies() if self._learner.phase is self.algorithm.phases[-1] else [],
             finished=self.finished,
+            progress=self.progress,
         )
 
     def _enter_next_phase(self) -> None:

@@ -1,16 +1,27 @@
-"""Reports of a run, made from its ledger alone."""
+"""Reports of a run, made from its ledger; what its `sweep.json` knows beyond that is used where there is one."""
 
 from __future__ import annotations
 
 import os
-import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from raymix.files import write_atomically
 from raymix.types import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Here and not with the tables: a sweep's specification is checked against them without importing pandas.
+SELECT = {
+    "last": "at the last evaluation",
+    "mean_last_3": "mean of the last 3 evaluations",
+    "best": "at each seed's best evaluation (oracle: chosen by the scores that it reports)",
+}
+"""The rules that pick a seed's score from its evaluations, in words."""
+METRIC = {"return": "undiscounted return", "normalized_score": "normalized score"}
+"""The metrics that a report can show, in words; normalized scores need a data set with references."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,8 @@ class Report:
 def find_run(folder: str) -> str:
     """`folder` if it is a run (it holds a `sweep.json` or a ledger), else the newest run in it (a storage root).
 
-    Newest is the run whose `sweep.json` was written last. Raises `UsageError` where there is none.
+    Newest is the run whose `sweep.json` was written last; one without results counts only where none has any. Raises
+    `UsageError` where there is none.
     """
     folder = os.path.abspath(os.path.expanduser(folder))
     if not os.path.isdir(folder):
@@ -37,17 +49,23 @@ def find_run(folder: str) -> str:
     if os.path.exists(os.path.join(folder, "sweep.json")) or os.path.isdir(os.path.join(folder, "ledger")):
         return folder
     sweeps = [os.path.join(entry.path, "sweep.json") for entry in os.scandir(folder) if entry.is_dir()]
-    found = [(os.stat(sweep).st_mtime_ns, sweep) for sweep in sweeps if os.path.isfile(sweep)]
+    found = [Path(sweep) for sweep in sweeps if os.path.isfile(sweep)]
     if not found:
         raise UsageError(f"{folder} is no run and holds none (a run has a sweep.json); give a run or its storage root")
-    return os.path.dirname(max(found)[1])
+    return str(max(found, key=lambda sweep: (_has_results(sweep.parent), sweep.stat().st_mtime_ns, sweep)).parent)
 
 
-def write_report(run_dir: str, select: str = "last", metric: str = "return") -> Report:
+def _has_results(run: Path) -> bool:
+    # A ledger writes no segment without rows.
+    return any(run.glob("ledger/*.parquet"))
+
+
+def write_report(run_dir: str, select: str | None = None, metric: str | None = None) -> Report:
     """Write `scores.csv`, `scores.txt` and `scores.png` to `<run_dir>/report`, each whole or not at all.
 
-    `run_dir` is a run, or a storage root (its newest run); `select` and `metric` as in `score_table`. Raises
-    `UsageError` for a folder without a ledger, for a ledger without results, and for a folder that cannot be written.
+    `run_dir` is a run, or a storage root (its newest run); `select` and `metric` as in `score_table`, None being what
+    the run's `sweep.json` says, or 'last' and 'return' without one. Raises `UsageError` for a folder without a ledger,
+    for a ledger without results, and for a folder that cannot be written.
     """
     from raymix import ledger
     from raymix.report import figures, tables
@@ -55,24 +73,33 @@ def write_report(run_dir: str, select: str = "last", metric: str = "return") -> 
     run_dir = find_run(run_dir)
     if not os.path.isdir(os.path.join(run_dir, "ledger")):
         raise UsageError(f"{run_dir} has no ledger yet; start the run, or resume it, and ask again")
-    frame = tables.score_table(ledger.read(os.path.join(run_dir, "ledger")), select, metric)
+    plan = _plan_of(Path(run_dir))
+    frame = tables.score_table(
+        ledger.read(os.path.join(run_dir, "ledger")),
+        select=plan.get("select", "last") if select is None else select,
+        metric=plan.get("metric", "return") if metric is None else metric,
+        phases={plan["algorithm"]: plan["phases"]} if "phases" in plan else {},
+    )
     if frame.empty:
         raise UsageError(f"the ledger of {run_dir} has no results yet; ask again after the run's first report")
-    text = tables.render(frame)
+    text = tables.render(frame, planned=[trial["config_id"] for trial in plan.get("trials", ())])
     folder = os.path.join(run_dir, "report")
     csv, txt, png = (os.path.join(folder, f"scores.{kind}") for kind in ("csv", "txt", "png"))
     try:
         os.makedirs(folder, exist_ok=True)
-        _write(csv, tables.to_csv(frame))
-        _write(txt, text + "\n")
+        write_atomically(csv, tables.to_csv(frame))
+        write_atomically(txt, text + "\n")
         figures.score_figure(frame, png)
     except OSError as error:
         raise UsageError(f"cannot write the report to {folder}: {error}; make the folder writable") from error
     return Report(run_dir=run_dir, text=text, frame=frame, csv=csv, txt=txt, png=png)
 
 
-def _write(path: str, content: str) -> None:
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(content)
-    os.replace(temporary, path)
+def _plan_of(run_dir: Path) -> dict[str, Any]:
+    """The run's `sweep.json`; empty where there is none or it is damaged, since a ledger can be reported without."""
+    from raymix.plan import read_description
+
+    try:
+        return read_description(run_dir)
+    except UsageError:
+        return {}

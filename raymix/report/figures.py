@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
-import os
 import textwrap
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +18,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from raymix.files import write_atomically
+from raymix.report import METRIC
 from raymix.report.statistics import FEWEST_SEEDS
-from raymix.report.tables import METRIC, natural, swept_fields, text
+from raymix.report.tables import natural, swept_fields, text
 
 PAPER_LETTERS = {
     "num_components": "M, mixture components",
@@ -92,9 +93,9 @@ def score_figure(frame: pd.DataFrame, path: str) -> None:
             panel.set_axis_off()
         marks = textwrap.fill(_legend_of_marks(frame), _LETTERS_PER_PANEL * columns)
         figure.supxlabel(marks, fontsize=6, color="0.35", x=0.99, ha="right")
-        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-        figure.savefig(temporary, format="png")
-    os.replace(temporary, path)
+        image = io.BytesIO()
+        figure.savefig(image, format="png")
+    write_atomically(path, image.getvalue())
 
 
 def _horizontal_field(frame: pd.DataFrame) -> str | None:

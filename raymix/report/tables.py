@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +14,9 @@ import pandas as pd
 import pyarrow as pa
 
 from raymix.ledger import Row, rows
+from raymix.report import METRIC, SELECT
 from raymix.report.statistics import FEWEST_SEEDS, summarize
 from raymix.types import UsageError
-
-SELECT = {
-    "last": "at the last evaluation",
-    "mean_last_3": "mean of the last 3 evaluations",
-    "best": "at each seed's best evaluation (oracle: chosen by the scores that it reports)",
-}
-"""The rules that pick a seed's score from its evaluations, in words."""
-METRIC = {"return": "undiscounted return", "normalized_score": "normalized score"}
-"""The metrics that a table can show, in words."""
 
 _BEFORE = ("dataset", "algorithm")
 _AFTER = ("scores", "mean", "std", "iqm", "low", "high", "seeds", "diverged", "phase", "step", "finished")
@@ -43,15 +35,23 @@ class _Seed:
     step: int
 
 
-def score_table(table: pa.Table, select: str = "last", metric: str = "return") -> pd.DataFrame:
+Phases = Sequence[Sequence[str]]
+"""An algorithm's phases in order, each as its name and the hyperparameter that holds its number of steps."""
+
+
+def score_table(
+    table: pa.Table, select: str = "last", metric: str = "return", phases: Mapping[str, Phases] | None = None
+) -> pd.DataFrame:
     """One row per data set and configuration of a table from `raymix.ledger.read`.
 
-    A seed's score is the mean over its evaluation episodes in the last phase that the algorithm has in the ledger, at
-    the step or steps that `select` picks (a key of `SELECT`). `metric` is a key of `METRIC`.
+    A seed's score is the mean over its evaluation episodes in the algorithm's last phase, at the step or steps that
+    `select` picks (a key of `raymix.report.SELECT`). `metric` is a key of `raymix.report.METRIC`. `phases` are those
+    of each algorithm by name; without them the last phase that the algorithm has in the ledger is taken for its last.
 
     Columns: dataset, algorithm, the swept fields (those that differ between the configurations of one algorithm);
     scores (one per seed in the order of seeds; NaN: diverged, None: not evaluated yet); mean, std, iqm, low, high (of
-    the seeds that did not diverge; low and high are the 95 % interval, missing for fewer than three); seeds (how many),
+    the seeds that did not diverge; low and high are the 95 % interval, missing for fewer than three, and equal where
+    all scores are equal, which does not make the mean certain); seeds (how many),
     diverged (how many of them); phase and step (where its slowest seed is), finished; metric, select, config_id.
     Sorted by data set, algorithm and swept fields. Raises `UsageError` for an unknown `select` or `metric`, and for
     normalized scores of a data set without references.
@@ -65,7 +65,7 @@ def score_table(table: pa.Table, select: str = "last", metric: str = "return") -
         groups[row.config_id].append(row)
     swept = _swept_fields(group[0] for group in groups.values())
     labels = _dataset_labels(group[0] for group in groups.values())
-    phases = _last_phases(groups.values())
+    phases = {**_phases_reached(groups.values()), **(phases or {})}
     records = []
     for config_id, group in groups.items():
         first = group[0]
@@ -122,11 +122,17 @@ def to_csv(frame: pd.DataFrame) -> str:
     return str(pd.DataFrame(rows_of_text, columns=frame.columns, dtype=object).to_csv(index=False))
 
 
-def render(frame: pd.DataFrame) -> str:
-    """A score table as aligned text, one block per data set, without a newline at the end."""
+def render(frame: pd.DataFrame, planned: Collection[str] = ()) -> str:
+    """A score table as aligned text, one block per data set, without a newline at the end.
+
+    `planned` are the ids of all configurations of the run; a last line counts those that the table lacks.
+    """
     if frame.empty:
         return "no results yet"
-    return "\n\n".join(_block(dataset, block) for dataset, block in frame.groupby("dataset", sort=False))
+    blocks = [_block(dataset, block) for dataset, block in frame.groupby("dataset", sort=False)]
+    if missing := len(set(planned) - set(frame["config_id"])):
+        blocks.append(f"{missing} of {len(planned)} configurations {'has' if missing == 1 else 'have'} no results yet")
+    return "\n\n".join(blocks)
 
 
 def _block(dataset: Any, frame: pd.DataFrame) -> str:
@@ -171,6 +177,9 @@ def _score(score: float | None) -> str:
 
 
 def _interval(record: pd.Series) -> str:
+    if record["low"] == record["high"]:
+        # "7.0 to 7.0" would read as certainty; equal seeds only say nothing about the spread.
+        return "seeds equal"
     if math.isfinite(record["low"]):
         return f"{record['low']:.1f} to {record['high']:.1f}"
     return f"needs {FEWEST_SEEDS} seeds"
@@ -181,20 +190,22 @@ def _note(record: pd.Series) -> str:
     return "; ".join(notes if record["finished"] else [*notes, f"unfinished, in phase {record['phase']}"])
 
 
-def _statistics(group: Sequence[Row], phase: str, select: str, metric: str) -> dict[str, Any]:
-    """The columns of one configuration that do not come from its name; `phase` is the algorithm's last one."""
+def _statistics(group: Sequence[Row], phases: Phases, select: str, metric: str) -> dict[str, Any]:
+    """The columns of one configuration that do not come from its name."""
+    last_phase, steps = phases[-1]
     by_seed: dict[int, list[Row]] = defaultdict(list)
     for row in group:
         by_seed[row.seed].append(row)
-    seeds = [_seed(by_seed[seed], phase, select, metric) for seed in sorted(by_seed)]
+    seeds = [_seed(by_seed[seed], last_phase, select, metric) for seed in sorted(by_seed)]
     scores = [seed.score for seed in seeds]
     summary = summarize([score for score in scores if score is not None])
     low, high = summary.interval or (math.nan, math.nan)
-    order = list(dict.fromkeys(row.phase for row in group))
+    # The ledger's own besides: a run resumed after its algorithm's phases were renamed has rows of both.
+    order = list(dict.fromkeys([*(name for name, _ in phases), *(row.phase for row in group)]))
     # A diverged seed may have stopped where it was: it holds nobody up.
     running = [seed for seed in seeds if seed.score is None or math.isfinite(seed.score)]
     slowest = min(running or seeds, key=lambda seed: (order.index(seed.phase), seed.step))
-    reached_end = slowest.phase == phase and slowest.step >= int(group[0].config.get("steps", 0))
+    reached_end = slowest.phase == last_phase and slowest.step >= int(group[0].config.get(steps, 0))
     return {
         "scores": scores,
         "mean": summary.mean,
@@ -255,14 +266,14 @@ def _dataset_labels(firsts: Iterable[Row]) -> dict[tuple[str, str], str]:
     return {(n, h): n if len(found) == 1 else f"{n}@{h[:8]}" for n, found in hashes.items() for h in found}
 
 
-def _last_phases(groups: Iterable[Sequence[Row]]) -> dict[str, str]:
-    """The last phase of each algorithm, from the configuration that got furthest."""
-    furthest: dict[str, list[str]] = {}
+def _phases_reached(groups: Iterable[Sequence[Row]]) -> dict[str, Phases]:
+    """The phases of each algorithm as far as the ledger shows them, from the configuration that got furthest."""
+    furthest: dict[str, Phases] = {}
     for group in groups:
-        order = list(dict.fromkeys(row.phase for row in group))
+        order = [(name, "steps") for name in dict.fromkeys(row.phase for row in group)]
         if len(order) > len(furthest.get(group[0].algorithm, ())):
             furthest[group[0].algorithm] = order
-    return {algorithm: order[-1] for algorithm, order in furthest.items()}
+    return furthest
 
 
 def _shown(value: Any) -> Any:
