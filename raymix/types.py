@@ -54,6 +54,8 @@ class Spec:
     num_episodes: int
     returns_mean: float
     """Mean undiscounted return of the data set's episodes."""
+    returns_min: float
+    returns_max: float
     environment: str | None = None
     """Gymnasium `EnvSpec` as JSON, or None for a log without an environment."""
     reference_min: float | None = None

@@ -75,7 +75,7 @@ def test_losses_and_metrics_are_finite_and_per_member(name, phase):
 def details_of(learner: Learner, index: int) -> dict[str, torch.Tensor]:
     state = learner._state
     domain = learner.algorithm.phases.index(learner.phase)
-    starts = streams(learner._seeds, learner._steps, len(learner.phase.updates), domain)[:, index]
+    starts = streams(learner._seeds, learner._steps, len(learner.phase.updates), domain)
     return learner._summed_loss({}, state["parameters"], state["targets"], learner._scalars, starts, index)[1][1]
 
 
@@ -85,10 +85,11 @@ def test_an_update_trains_exactly_its_networks(name, phase, loss):
     algorithm = find(name)
     stated = phase_of(algorithm, phase)
     update = next(update for update in stated.updates if update.loss == loss)
-    only = with_phase(algorithm, stated, updates=(update,))
+    alone = dataclasses.replace(update, batch_of=None, schedule="constant")
+    only = with_phase(algorithm, stated, updates=(alone,))
     learner = learner_for(only, phase, [(small_config(algorithm), 3)])
     before = learner.state(0).tensors
-    learner.run(2)
+    learner.run(2 * max(update.every, stated.targets_every))
     after = learner.state(0).tensors
     for path in networks_of(before):
         kind, network, *_ = path.split("/")
@@ -110,7 +111,7 @@ def test_targets_follow_as_stated(name, phase):
             kind, network, parameter = path.split("/", 2) if path.startswith("targets/") else ("", "", "")
             if not kind:
                 continue
-            if network in stated.targets and step % stated.targets_every == 0:
+            if network in stated.targets and (step - stated.targets_first) % stated.targets_every == 0:
                 tau = learner._scalars["tau"][0]
                 old = old + tau * (after[f"parameters/{network}/{parameter}"] - old)
             torch.testing.assert_close(after[path], old, rtol=1e-6, atol=1e-8)
@@ -134,17 +135,24 @@ def plain_training(learner: Learner, config: AlgorithmConfig, seed: int, steps: 
 
     domain = algorithm.phases.index(phase)
     adams = [torch.optim.Adam(trained(update), getattr(config, update.learning_rate)) for update in phase.updates]
+    total = getattr(config, phase.steps)
     for step in range(steps):
         for index, (update, adam) in enumerate(zip(phase.updates, adams)):
-            if step % update.every:
+            if step % update.every != update.first:
                 continue
-            key = Key(streams(torch.tensor(seed), torch.tensor(step), len(phase.updates), domain)[index], learner.dtype)
-            rows = replay.rows[key.integers(len(replay.rows), getattr(config, update.batch_size))]
+            starts = streams(torch.tensor(seed), torch.tensor(step), len(phase.updates), domain)
+            key = Key(starts[index], learner.dtype)
+            lenders = [other for other, each in enumerate(phase.updates) if each.loss == update.batch_of]
+            rows_key = Key(starts[lenders[0]], learner.dtype) if lenders else key
+            rows = replay.rows[rows_key.integers(len(replay.rows), getattr(config, update.batch_size))]
             loss, _ = getattr(algorithm, update.loss)(nets, DrawnBatch(replay, rows), lifted, key)
             for parameter, gradient in zip(trained(update), torch.autograd.grad(loss, trained(update))):
                 parameter.grad = gradient
+            if update.schedule == "cosine":
+                share = 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))
+                adam.param_groups[0]["lr"] = share * getattr(config, update.learning_rate)
             adam.step()
-        if step % phase.targets_every == 0:
+        if step % phase.targets_every == phase.targets_first:
             for name in phase.targets:
                 for key_, value in targets[name].items():
                     value.lerp_(parameters[name][key_].detach(), float(scalars["tau"]))
@@ -236,9 +244,10 @@ def test_the_next_phase_keeps_networks_and_rests_optimisers(name):
         earlier.run(4)
         finished = earlier.state(0)
         learner = Learner(algorithm, config, after.name, replay_for(algorithm), 1, "eager")
-        entered = learner.entering(finished)
+        entered = learner.entering(finished, config)
+        changed = algorithm.enter_phase(after, networks_of(finished.tensors), learner.replay, config)
         assert (entered.phase, entered.step, entered.seed) == (after.name, 0, 5)
-        assert identical(networks_of(entered.tensors), networks_of(finished.tensors))
+        assert identical(networks_of(entered.tensors), {**networks_of(finished.tensors), **changed})
         rest = {path: value for path, value in entered.tensors.items() if path.startswith("adam/")}
         assert rest.keys() == {path for path in learner.fresh(config, 5).tensors if path.startswith("adam/")}
         assert not any(bool(value.any()) for value in rest.values())
@@ -303,7 +312,7 @@ def trained(algorithm: Algorithm, config: AlgorithmConfig) -> dict[str, torch.Te
     state = None
     for phase in algorithm.phases:
         learner = Learner(algorithm, config, phase.name, replay_for(algorithm), 1, "eager")
-        learner.load(0, learner.entering(state) if state else learner.fresh(config, 1), config)
+        learner.load(0, learner.entering(state, config) if state else learner.fresh(config, 1), config)
         learner.run(getattr(config, phase.steps))
         state = learner.state(0)
     assert state is not None

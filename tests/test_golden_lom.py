@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recorded import RecordedKey
 from torch import Tensor
 
 from raymix.algorithms.lom import LOM
@@ -52,22 +53,11 @@ SPEC = Spec(
     action_low=(-1.0,) * ACTION_DIM, action_high=(1.0,) * ACTION_DIM,
     observation_mean=(0.0,) * OBSERVATION_DIM, observation_std=(math.sqrt(1 - 0.05**2),) * OBSERVATION_DIM,
     action_mean=(0.0,) * ACTION_DIM, action_std=(1.0,) * ACTION_DIM,
-    reward_min=-1.0, reward_max=1.0, num_transitions=1, num_episodes=1, returns_mean=0.0,
+    reward_min=-1.0, reward_max=1.0, num_transitions=1, num_episodes=1,
+    returns_mean=0.0, returns_min=0.0, returns_max=0.0,
 )  # fmt: skip
 with np.load(Path(__file__).parent / "golden" / "lom.npz") as archive:
     RECORDED = {name: torch.from_numpy(archive[name]) for name in archive.files}
-
-
-class RecordedKey:
-    """Hands out recorded noise in the order of the draws; a draw of another shape is an error."""
-
-    def __init__(self, *noise: Tensor) -> None:
-        self.noise = list(noise)
-
-    def normal(self, *shape: int) -> Tensor:
-        drawn = self.noise.pop(0)
-        assert drawn.shape == shape
-        return drawn
 
 
 class Replay:

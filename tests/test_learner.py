@@ -29,6 +29,7 @@ from raymix.algorithms.base import Algorithm, Phase, Update, find
 from raymix.config import AlgorithmConfig, scalar, structure
 from raymix.learner.capture import Program, compiler_problem
 from raymix.learner.learner import Learner
+from raymix.learner.networks import Networks
 from raymix.learner.replay import DeviceReplay, DrawnBatch
 from raymix.types import Columns, Dataset, UsageError
 
@@ -157,6 +158,93 @@ def test_moments_belong_to_their_own_network():
     tensors = learner.state(0).tensors
     large, small = (float(tensors[f"adam/rare_loss/means/{name}/bias"].abs()) for name in ("first", "second"))
     assert large > 1e3 * small > 0
+
+
+@dataclass(frozen=True)
+class ScheduledConfig(AlgorithmConfig):
+    learning_rate: float = scalar(0.1, low=0)
+    batch_size: int = structure(4, low=1)
+
+
+class Scheduled(Algorithm):
+    """A warm-up, then two updates: one with a falling rate, one later by a step that borrows its rows."""
+
+    Config = ScheduledConfig
+    acting = ("first",)
+    phases = (
+        Phase("before", (Update("warm_up_loss", "first"),)),
+        Phase(
+            "main",
+            (
+                Update("lending_loss", "first", schedule="cosine"),
+                Update("borrowing_loss", "second", every=2, first=1, batch_of="lending_loss"),
+            ),
+        ),
+    )
+
+    def networks(self, spec: Any, config: Any) -> dict[str, nn.Module]:
+        return {"first": nn.Linear(1, 1), "second": nn.Linear(1, 1), "constant": nn.Identity()}
+
+    def warm_up_loss(self, nets: Any, batch: Any, config: Any, key: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return nets.first(batch.rewards[:, None]).mean(), {}
+
+    def lending_loss(self, nets: Any, batch: Any, config: Any, key: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return nets.first(torch.ones(1, 1)).mean(), {"lent": nets.constant(batch.rewards).sum()}
+
+    def borrowing_loss(self, nets: Any, batch: Any, config: Any, key: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return nets.second(torch.ones(1, 1)).mean(), {"borrowed": batch.rewards.sum()}
+
+    def enter_phase(self, phase: Phase, tensors: Any, data: Any, config: Any) -> dict[str, Tensor]:
+        returns = torch.zeros(data.spec.num_episodes).index_add(0, data.episodes, data.rewards)
+        return {"parameters/second/bias": returns.amax()[None]}
+
+
+def test_a_scheduled_rate_falls_to_nothing_over_the_phase():
+    """Catches a cosine that counts another number of steps, or Adam steps of the unscheduled size (0.1 each)."""
+    learner = learner_for(Scheduled(), "main", [(ScheduledConfig(steps=4), 0), (ScheduledConfig(steps=8), 1)])
+    moves = []
+    for _ in range(5):
+        before = [learner.state(seat).tensors["parameters/first/bias"] for seat in (0, 1)]
+        learner.run(1)
+        after = [learner.state(seat).tensors["parameters/first/bias"] for seat in (0, 1)]
+        moves.append([float(old - new) for old, new in zip(before, after)])
+    for seat, total in enumerate((4, 8)):
+        expected = [0.05 * (1 + math.cos(math.pi * min(step / total, 1))) for step in range(5)]
+        np.testing.assert_allclose([move[seat] for move in moves], expected, atol=1e-5)
+
+
+def test_an_update_may_start_late_and_borrow_rows():
+    """Catches rows drawn anew, and an update done in the wrong steps."""
+    learner = learner_for(Scheduled(), "main", [(ScheduledConfig(), 0), (ScheduledConfig(), 1)])
+    assert "borrowed" not in learner.run(1).metrics
+    metrics = learner.run(1).metrics
+    assert metrics["borrowed"] == metrics["lent"] and metrics["lent"][0] != metrics["lent"][1]
+    with pytest.raises(ValueError, match="not below every=2"):
+        Update("late_loss", "first", every=2, first=2)
+
+
+def test_entering_a_phase_may_change_networks():
+    """Catches a hook that is not called, that changes more than it says, or that invents a network."""
+    learner = learner_for(Scheduled(), "main", [(ScheduledConfig(), 0)])
+    before = learner_for(Scheduled(), "before", [(ScheduledConfig(), 0)])
+    before.run(2)
+    finished = before.state(0)
+    entered = learner.entering(finished, ScheduledConfig())
+    bias = entered.tensors.pop("parameters/second/bias")
+    assert float(bias) == pytest.approx(tiny_dataset().columns.episode_returns().max(), rel=1e-5)
+    kept = {path for path in finished.tensors if path.startswith("parameters/")} - {"parameters/second/bias"}
+    assert identical({p: finished.tensors[p] for p in kept}, {p: entered.tensors[p] for p in kept})
+    learner.algorithm.enter_phase = lambda *_: {"parameters/third/bias": bias}  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="third"):
+        learner.entering(finished, ScheduledConfig())
+
+
+def test_a_network_that_is_not_acting_cannot_be_called_by_a_policy():
+    """Catches a policy that plays the untrained weights of a network it was not given."""
+    nets = Networks({"given": nn.Linear(1, 1), "missing": nn.Linear(1, 1), "constant": nn.Identity()}, {"given": {}})
+    assert nets.constant(torch.ones(1)) == 1.0
+    with pytest.raises(AttributeError, match="missing"):
+        nets.missing(torch.ones(1, 1))
 
 
 def test_chunks_do_not_matter():
@@ -336,3 +424,4 @@ def test_shapes_of_a_batch():
     }.items():
         value = getattr(batch, name)
         assert value.shape == shape and value.dtype == torch.float32
+    assert batch.episodes.shape == (5,) and batch.episodes.dtype == torch.int64

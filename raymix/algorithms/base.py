@@ -39,7 +39,18 @@ class Update:
     batch_size: str = "batch_size"
     """Name of the structure field; every update draws its own batch."""
     every: int = 1
-    """Done in steps 0, every, 2 * every, ... of the phase."""
+    first: int = 0
+    """Done in steps first, first + every, first + 2 * every, ... of the phase; first < every."""
+    schedule: str = "constant"
+    """'cosine': the learning rate falls from its value to 0 over the phase, as half a cosine wave."""
+    batch_of: str | None = None
+    """Name of another loss of the phase whose minibatch is used again, instead of one of its own."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first < self.every:
+            raise ValueError(f"update {self.loss} starts in step {self.first}, which is not below every={self.every}")
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"update {self.loss} has the schedule {self.schedule!r}, not 'constant' or 'cosine'")
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -58,7 +69,8 @@ class Phase:
     targets: tuple[str, ...] = ()
     """Networks whose slow copies follow after the step: target <- (1 - config.tau) * target + config.tau * online."""
     targets_every: int = 1
-    """The copies move in steps 0, targets_every, ... of the phase."""
+    targets_first: int = 0
+    """The copies move in steps targets_first, targets_first + targets_every, ... of the phase."""
 
 
 class Batch(Protocol):
@@ -76,6 +88,24 @@ class Batch(Protocol):
     def next_actions(self) -> Tensor: ...  # (B, A); zeros where `terminals` is 1
     @property
     def terminals(self) -> Tensor: ...  # (B,) 1.0 where the environment ended, never at a time limit
+    @property
+    def episodes(self) -> Tensor: ...  # (B,) int64: the episode, from 0, that the transition belongs to
+
+
+class Data(Protocol):
+    """The whole data set on the training device: R rows in the layout of `raymix.types.Columns`."""
+
+    spec: Spec
+    observations: Tensor
+    """(R, S)."""
+    actions: Tensor
+    """(R, A) in the unit box."""
+    rewards: Tensor
+    """(R,)."""
+    episodes: Tensor
+    """(R,) int64."""
+    rows: Tensor
+    """(N,) int64: the rows that start a transition and may be drawn."""
 
 
 class Algorithm:
@@ -91,6 +121,8 @@ class Algorithm:
     """True: transitions without a next action (the last before a time limit) are not sampled."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of hyperparameters."""
+    snapshots: ClassVar[tuple[str, ...]] = ()
+    """Parameters, as `network/parameter`, that each report keeps in the run's folder for figures."""
 
     def networks(self, spec: Spec, config: Any) -> dict[str, nn.Module]:
         """Fresh networks of one agent, initialised from torch's global generator (seeded by the caller)."""
@@ -99,6 +131,14 @@ class Algorithm:
     def sample_actions(self, nets: Any, observations: Tensor, config: Any, key: Key | None = None) -> Tensor:
         """(B, S) -> (B, A) in the unit box: how the trained policy is evaluated; `key` feeds a stochastic one."""
         raise NotImplementedError  # abstract
+
+    def enter_phase(self, phase: Phase, tensors: Mapping[str, Tensor], data: Data, config: Any) -> dict[str, Tensor]:
+        """What changes when one agent enters `phase` from the phase before.
+
+        `tensors` are its networks as `parameters/NETWORK/NAME` and `targets/NETWORK/NAME`; returned are the new
+        values of those that change, under the same names. Not called for the first phase.
+        """
+        return {}
 
     def configure(self, values: Mapping[str, Any], preset: str | None = None) -> AlgorithmConfig:
         """The configuration with the preset's values and then `values` on top."""

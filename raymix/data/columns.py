@@ -206,6 +206,8 @@ def make_dataset(
         num_transitions=len(rows),
         num_episodes=len(returns),
         returns_mean=float(returns.mean()),
+        returns_min=float(returns.min()),
+        returns_max=float(returns.max()),
         environment=environment,
         reference_min=reference_min,
         reference_max=reference_max,

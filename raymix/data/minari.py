@@ -26,7 +26,7 @@ from raymix.data.columns import Episode, from_episodes, make_dataset
 from raymix.data.table import from_table, to_table
 from raymix.types import Columns, Dataset, UsageError
 
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _OWN = "raymix/"
 _logger = logging.getLogger(__name__)
 

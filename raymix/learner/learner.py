@@ -68,6 +68,8 @@ class Learner:
             name: torch.full((width,), float(value), device=self.device, dtype=self.dtype)
             for name, value in config.of_kind("scalar").items()
         }
+        # The phase's number of steps, for learning rates that fall over it.
+        self._horizons = torch.ones(width, dtype=torch.float64, device=self.device)
         self._seeds = torch.zeros(width, dtype=torch.int64, device=self.device)
         self._steps = torch.zeros(width, dtype=torch.int64, device=self.device)
 
@@ -84,9 +86,13 @@ class Learner:
         networks = flatten({"parameters": parameters, "targets": targets})
         return MemberState(self.phase.name, 0, seed, {**networks, **self._resting_optimisers(networks)})
 
-    def entering(self, state: MemberState) -> MemberState:
-        """A member that finished another phase, at step 0 of this one: same networks, optimisers at rest."""
+    def entering(self, state: MemberState, config: AlgorithmConfig) -> MemberState:
+        """A member that finished the phase before, at step 0 of this one: its networks, optimisers at rest."""
         networks = {name: value for name, value in state.tensors.items() if not name.startswith("adam/")}
+        changes = self.algorithm.enter_phase(self.phase, networks, self.replay, config)
+        if unknown := changes.keys() - networks.keys():
+            raise ValueError(f"enter_phase of {self.phase.name} returned {sorted(unknown)}, which are no networks'")
+        networks |= {name: value.detach().cpu().clone() for name, value in changes.items()}
         return MemberState(self.phase.name, 0, state.seed, {**networks, **self._resting_optimisers(networks)})
 
     def _resting_optimisers(self, networks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -117,6 +123,7 @@ class Learner:
         """Write a member's scalar hyperparameters in place."""
         for name, value in config.of_kind("scalar").items():
             self._scalars[name][seat] = float(value)
+        self._horizons[seat] = getattr(config, self.phase.steps)
 
     def state(self, seat: int) -> MemberState:
         """A copy, on the host, of everything that a step of this member reads except its scalars."""
@@ -138,12 +145,12 @@ class Learner:
             raise ValueError(f"seats are at steps {self._steps.tolist()}, which differ modulo {self.period}")
         times = self._steps + torch.arange(steps, device=self.device)[:, None]
         starts = streams(self._seeds, times, len(self.phase.updates), domain=self.algorithm.phases.index(self.phase))
-        shares = self._target_shares(times)
+        shares, rates = self._target_shares(times), self._rate_factors(times)
         totals: dict[str, Tensor] = {}
         counts: Counter[str] = Counter()
         for index in range(steps):
             clock = (first + index) % self.period
-            metrics = self.program(self._state, self._scalars, starts[index], shares[index], clock)
+            metrics = self.program(self._state, self._scalars, starts[index], shares[index], rates[index], clock)
             counts.update(metrics.keys())  # An update with `every` > 1 has metrics in some steps only.
             totals.update({name: torch.zeros_like(metrics[name]) for name in metrics if name not in totals})
             torch._foreach_add_([totals[name] for name in metrics], list(metrics.values()))
@@ -157,27 +164,46 @@ class Learner:
         An algorithm without target networks has no `tau`, and its program reads none of these.
         """
         tau = self._scalars.get("tau", torch.zeros(self.width, device=self.device, dtype=self.dtype))
-        return torch.where(times % self.phase.targets_every == 0, tau, 0.0)
+        moving = (times - self.phase.targets_first) % self.phase.targets_every == 0
+        return torch.where(moving, tau, 0.0)
+
+    def _rate_factors(self, times: Tensor) -> Tensor:
+        """(steps, N): what scheduled learning rates are multiplied by in each step."""
+        done = (times / self._horizons).clamp(max=1.0)
+        return (0.5 * (1.0 + torch.cos(math.pi * done))).to(self.dtype)
 
     def _step(
-        self, state: dict[str, Any], scalars: dict[str, Tensor], starts: Tensor, shares: Tensor, clock: int
+        self,
+        state: dict[str, Any],
+        scalars: dict[str, Tensor],
+        starts: Tensor,
+        shares: Tensor,
+        rates: Tensor,
+        clock: int,
     ) -> dict[str, Tensor]:
-        """One step of all seats, in place: (N, updates, DRAWS) random starts, (N,) shares -> metrics (N,)."""
+        """One step of all seats, in place.
+
+        Takes (N, updates, DRAWS) random starts, (N,) shares by which targets move, (N,) factors of scheduled learning
+        rates, and the step modulo `period`; returns metrics (N,).
+        """
         metrics: dict[str, Tensor] = {}
         parameters, targets = state["parameters"], state["targets"]
         for index, update in enumerate(self.phase.updates):
-            if clock % update.every:
+            if (clock - update.first) % update.every:
                 continue
             trained = {name: parameters[name] for name in update.networks}
             gradients, (losses, details) = torch.func.grad(self._summed_loss, has_aux=True)(
-                trained, parameters, targets, scalars, starts[:, index], index
+                trained, parameters, targets, scalars, starts, index
             )
             metrics[update.loss] = losses
             metrics.update(details)
             optimiser = state["adam"][update.loss]
             trees = [flatten(tree) for tree in (trained, gradients, optimiser["means"], optimiser["squares"])]
             values, slopes, means, squares = ([tree[name] for name in trees[0]] for tree in trees)  # Orders may differ.
-            adam_(values, slopes, means, squares, optimiser["count"], scalars[update.learning_rate])
+            learning_rate = scalars[update.learning_rate]
+            if update.schedule == "cosine":
+                learning_rate = learning_rate * rates
+            adam_(values, slopes, means, squares, optimiser["count"], learning_rate)
         for network in self.phase.targets:
             for name, value in targets[network].items():
                 value.lerp_(parameters[network][name], shares.view((-1,) + (1,) * (value.dim() - 1)))
@@ -196,12 +222,16 @@ class Learner:
         update = self.phase.updates[index]
         loss_function = getattr(self.algorithm, update.loss)
         batch_size = self._structure[update.batch_size]
+        names = [other.loss for other in self.phase.updates]
+        lender = names.index(update.batch_of) if update.batch_of else index
 
         def member_loss(
             parameters: Any, targets: Any, scalars: dict[str, Tensor], starts: Tensor
         ) -> tuple[Tensor, dict[str, Tensor]]:
-            key = Key(starts, self.dtype)
-            rows = self.replay.rows[key.integers(len(self.replay.rows), batch_size)]
+            key = Key(starts[index], self.dtype)
+            # The first draw of an update chooses its rows; a borrower repeats that of its lender.
+            rows_key = key if lender == index else Key(starts[lender], self.dtype)
+            rows = self.replay.rows[rows_key.integers(len(self.replay.rows), batch_size)]
             config = LiftedConfig(self._structure, scalars)
             nets = Networks(self._modules, parameters, targets)
             return loss_function(nets, DrawnBatch(self.replay, rows), config, key)

@@ -30,12 +30,16 @@ class Networks:
             self.target = Networks(modules, targets)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_") or name not in self._parameters:
+        if name.startswith("_") or not (name in self._parameters or name in self._constants()):
             raise AttributeError(
                 f"no network {name!r} here; there are: {', '.join(self.__dict__.get('_parameters', ()))}"
             )
-        module, parameters = self._modules[name], self._parameters[name]
+        module, parameters = self._modules[name], self._parameters.get(name, {})
         return lambda *arguments: functional_call(module, dict(parameters), arguments)
+
+    def _constants(self) -> list[str]:
+        """Modules without parameters, such as a scale taken from the data set: nothing to be given for them."""
+        return [name for name, module in self._modules.items() if not any(True for _ in module.parameters())]
 
 
 class LiftedConfig:

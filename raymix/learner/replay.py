@@ -31,6 +31,7 @@ class DeviceReplay:
         self.actions = _to_unit_box(_tensor(columns.actions, device, dtype), spec, columns.last_rows)
         self.rewards = _tensor(columns.rewards, device, dtype)
         self.terminals = _tensor(columns.terminals, device, torch.bool)
+        self.episodes = _tensor(columns.episode, device, torch.int64)
         rows = columns.transition_rows(with_next_action)
         if not len(rows):
             raise UsageError(
@@ -69,6 +70,10 @@ class DrawnBatch:
     @property
     def terminals(self) -> Tensor:
         return self._replay.terminals[self._rows].to(self._replay.rewards.dtype)
+
+    @property
+    def episodes(self) -> Tensor:
+        return self._replay.episodes[self._rows]
 
 
 def _tensor(array: np.ndarray, device: torch.device | str, dtype: torch.dtype) -> Tensor:

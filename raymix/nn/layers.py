@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from raymix.types import Spec
+from raymix.types import Spec, UsageError
 
 
 def mlp(input_dim: int, hidden_dims: Sequence[int], output_dim: int) -> nn.Sequential:
@@ -61,6 +61,16 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.tensor(scale))
 
     @classmethod
+    def of(cls, spec: Spec, epsilon: float) -> Standardise:
+        """By the observations' mean and std + epsilon (TD3+BC and the DMPO family: 1e-3; LAPO: 1e-6)."""
+        return cls(spec.observation_mean, [std + epsilon for std in spec.observation_std])
+
+    @classmethod
+    def nothing(cls, spec: Spec) -> Standardise:
+        """Leaves observations as they are, for methods that do not standardise."""
+        return cls([0.0] * spec.observation_dim, [1.0] * spec.observation_dim)
+
+    @classmethod
     def noisy(cls, spec: Spec) -> Standardise:
         """By the observations' mean and sqrt(variance + 0.05^2), so that a constant dimension stays finite.
 
@@ -70,3 +80,29 @@ class Standardise(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return (inputs - self.mean) / self.scale
+
+
+class RewardScale(nn.Module):
+    """rewards * scale, with a constant of the data set: (B,) -> (B,). Has no parameters.
+
+    'none' is 1; 'max' is 1 / max |reward| (LAPO divides by the maximum, which flips every sign where it is negative
+    and fails where it is 0); 'returns' is 1000 / (largest - smallest return of an episode) (IQL, locomotion).
+    """
+
+    scale: Tensor
+    CHOICES = ("none", "max", "returns")
+
+    def __init__(self, spec: Spec, how: str) -> None:
+        super().__init__()
+        spans = {"none": 1.0, "max": _largest_reward(spec), "returns": (spec.returns_max - spec.returns_min) / 1000.0}
+        if not spans[how] > 0:
+            what = "its rewards are all 0" if how == "max" else "all its episodes have one return"
+            raise UsageError(f"reward_scaling={how!r} cannot be used on data set {spec.name}: {what}; take 'none'")
+        self.register_buffer("scale", torch.tensor(1.0 / spans[how]))
+
+    def forward(self, rewards: Tensor) -> Tensor:
+        return rewards * self.scale
+
+
+def _largest_reward(spec: Spec) -> float:
+    return max(abs(spec.reward_min), abs(spec.reward_max))

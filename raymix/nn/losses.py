@@ -1,4 +1,4 @@
-"""Shared mathematics of losses: log-likelihoods of actions under a policy's distribution."""
+"""Shared mathematics of losses: log-likelihoods, divergences, and weights of samples."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from raymix.nn.latent import Latent
 from raymix.nn.policies import Gaussian, Mixture
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
@@ -49,3 +50,36 @@ def mixture_loss(policy: Mixture, actions: Tensor) -> tuple[Tensor, dict[str, Te
         "component_std": component_std(policy).mean(),
         "component_weight_max": torch.softmax(policy.logits, -1).amax(-1).mean(),
     }
+
+
+def latent_divergence(latent: Latent) -> Tensor:
+    """(B,): KL(N(mean, variance) || N(0, I)), summed over the latent dimensions."""
+    mean, log_variance = latent
+    return -0.5 * (1.0 + log_variance - mean.square() - log_variance.exp()).sum(-1)
+
+
+def expectile_loss(difference: Tensor, expectile: Tensor | float) -> Tensor:
+    """|expectile - 1(difference < 0)| * difference^2, elementwise (Kostrikov et al., 2022)."""
+    return torch.where(difference < 0, 1.0 - expectile, expectile) * difference.square()
+
+
+def normalized_weights(advantage: Tensor, alpha: Tensor | float, divide_by_mean: bool = True) -> Tensor:
+    """(B,): exp(alpha * (A - max A) / (max A - min A)) over the batch, then divided by its mean (Osa et al., 2023).
+
+    Without gradient. 1e-8 in the width keeps equal advantages finite; the authors' code divides by zero there.
+    """
+    advantage = advantage.detach()
+    top = advantage.amax()
+    weights = torch.exp(alpha * (advantage - top) / (top - advantage.amin() + 1e-8))
+    return weights / weights.mean() if divide_by_mean else weights
+
+
+def squashed_log_prob(policy: Gaussian, actions: Tensor, edge: float = 1e-3) -> Tensor:
+    """(B,): log-density of tanh(x), x ~ `policy`, at actions in the unit box.
+
+    Actions are first clipped to 1 - `edge`: at the box's own edge the density is infinite.
+    """
+    clipped = actions.clamp(-1.0 + edge, 1.0 - edge)
+    before = torch.atanh(clipped)
+    log_std = policy.log_std.expand_as(policy.mean)
+    return normal_log_prob(before, policy.mean, log_std) - torch.log1p(-clipped.square()).sum(-1)

@@ -1,4 +1,4 @@
-"""Value functions: state-action critics."""
+"""Value functions: state-action critics and state values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from raymix.nn.layers import EnsembleMLP, Standardise
+from raymix.nn.layers import EnsembleMLP, Standardise, mlp
 
 
 class Critics(nn.Module):
@@ -20,3 +20,15 @@ class Critics(nn.Module):
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         return self.ensemble(torch.cat((self.standardise(observations), actions), -1)).squeeze(-1)
+
+
+class Value(nn.Module):
+    """A state value: observations (B, S) -> (B,)."""
+
+    def __init__(self, standardise: Standardise, hidden_dims: Sequence[int]) -> None:
+        super().__init__()
+        self.standardise = standardise
+        self.trunk = mlp(len(standardise.mean), hidden_dims, 1)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.trunk(self.standardise(observations)).squeeze(-1)

@@ -136,7 +136,7 @@ class LocalPack:
         index = self.algorithm.phases.index(self._learner.phase)
         previous, self._learner = self._learner, self._open(self.algorithm.phases[index + 1].name)
         for seat in range(len(self.seeds)):
-            self._learner.load(seat, self._learner.entering(previous.state(seat)), self.config)
+            self._learner.load(seat, self._learner.entering(previous.state(seat), self.config), self.config)
         self.step = 0
 
     def load(self, states: list[MemberState], diverged: list[bool], agent_seconds: float) -> None:
