@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -57,6 +57,8 @@ class SweepSpec:
     cpus_per_trial: float = 1
     gpus_per_trial: float | None = None
     """None: a whole GPU where the cluster has any, else none."""
+    label: str | None = None
+    """What people call it, where it is one configuration beside others; None: its algorithm and what is searched."""
     smoke: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Fields to replace under `--smoke`: the same path through the code in a minute or two."""
 
@@ -84,20 +86,47 @@ class SweepSpec:
 class Trial:
     """One configuration on one data set."""
 
+    algorithm: str
     dataset: str
     config: dict[str, Any]
     """All hyperparameters."""
     swept: dict[str, Any]
     """Those that the sweep varies."""
+    evaluate_every: int
+    name: str | None = None
+    """`SweepSpec.label`."""
 
     @property
     def label(self) -> str:
-        """What tells it apart, for people."""
-        return ", ".join(f"{name}={value}" for name, value in self.swept.items()) or "all settings fixed"
+        """What tells it apart from the others of its algorithm, for people."""
+        swept = ", ".join(f"{name}={value}" for name, value in self.swept.items())
+        return ", ".join(filter(None, (self.name, swept))) or "all settings fixed"
 
 
-def expand(spec: SweepSpec) -> list[Trial]:
-    """All trials of a sweep, in order; every hyperparameter checked. Raises `UsageError`."""
+_COMMON = ("seed_list", "episodes", "metric", "select", "cpus_per_trial", "gpus_per_trial")
+"""What specifications that run as one sweep must agree on."""
+
+
+def expand(*specs: SweepSpec) -> list[Trial]:
+    """All trials of one or several specifications that run as one sweep, in order; every hyperparameter checked.
+
+    Raises:
+        UsageError: what is asked for cannot be done.
+    """
+    for spec in specs:
+        _check(spec)
+        for name in _COMMON:
+            if (own := getattr(spec, name)) != (first := getattr(specs[0], name)):
+                word = name.removesuffix("_list").replace("seed", "seeds")
+                raise UsageError(f"specifications of one sweep must have the same {word}, not {first!r} and {own!r}")
+    trials: dict[str, Trial] = {}
+    for spec in specs:
+        for trial in _expand_one(spec):
+            trials.setdefault(json.dumps([trial.algorithm, trial.dataset, trial.config], sort_keys=True), trial)
+    return list(trials.values())
+
+
+def _expand_one(spec: SweepSpec) -> list[Trial]:
     import numpy as np
     from ray.tune.search.sample import Float
     from ray.tune.search.variant_generator import generate_variants
@@ -106,7 +135,6 @@ def expand(spec: SweepSpec) -> list[Trial]:
     from raymix.config import kind_of
     from raymix.data.catalog import canonical_name
 
-    _check(spec)
     algorithm = base.find(spec.algorithm)
     fixed = {**spec.settings, **({"steps": spec.steps} if spec.steps is not None else {})}
     algorithm.configure(fixed, spec.preset)
@@ -120,7 +148,7 @@ def expand(spec: SweepSpec) -> list[Trial]:
                 " trial; search it with tune.choice or tune.grid_search"
             )
     random_state = np.random.RandomState(spec.search_seed)
-    trials: dict[str, Trial] = {}
+    trials = []
     for _ in range(spec.samples):
         # The trials are spelt out here, so that a resumed sweep knows them without Tune's snapshot.
         for _, variant in generate_variants({"search": dict(spec.search)}, random_state=random_state):
@@ -129,8 +157,8 @@ def expand(spec: SweepSpec) -> list[Trial]:
             for dataset in spec.datasets:
                 name = canonical_name(dataset)
                 swept_values = {key: config[key] for key in swept}
-                trials.setdefault(json.dumps([name, config], sort_keys=True), Trial(name, config, swept_values))
-    return list(trials.values())
+                trials.append(Trial(spec.algorithm, name, config, swept_values, spec.evaluate_every, spec.label))
+    return trials
 
 
 def _check(spec: SweepSpec) -> None:
@@ -145,8 +173,9 @@ def _check(spec: SweepSpec) -> None:
         raise UsageError(f"datasets takes names such as ('two-modes',), not {spec.datasets!r}")
     if not spec.datasets:
         raise UsageError("a sweep needs at least one data set; `raymix data list` names those at hand")
-    if not isinstance(spec.preset, str | None):
-        raise UsageError(f"preset takes a word such as 'small', or None, not {spec.preset!r}")
+    for name, example in (("preset", "small"), ("label", "LOM")):
+        if not isinstance(value := getattr(spec, name), str | None):
+            raise UsageError(f"{name} takes a word such as {example!r}, or None, not {value!r}")
     for name in ("evaluate_every", "episodes", "samples"):
         if not _is_whole(value := getattr(spec, name), 1):
             raise UsageError(f"{name} takes a whole number of at least 1, such as 10, not {value!r}")
@@ -233,31 +262,35 @@ def _number(text: str) -> Any:
 # What a run wrote down about itself
 
 
-def describe(spec: SweepSpec, name: str, trials: list[Trial], hashes: dict[str, str], version: str) -> dict[str, Any]:
+def describe(specs: Sequence[SweepSpec], name: str, hashes: dict[str, str], version: str) -> dict[str, Any]:
     """The contents of a run's `sweep.json`: everything that resuming and reporting it needs."""
     from raymix.algorithms import base
     from raymix.ledger import config_id
 
+    trials, common = expand(*specs), specs[0]
     return {
         "sweep": name,
         "version": version,
-        "algorithm": spec.algorithm,
         # Reports take them from here: asking the algorithm would import torch.
-        "phases": [[phase.name, phase.steps] for phase in base.find(spec.algorithm).phases],
-        "seeds": spec.seed_list,
-        "evaluate_every": spec.evaluate_every,
-        "episodes": spec.episodes,
-        "metric": spec.metric,
-        "select": spec.select,
-        "cpus_per_trial": spec.cpus_per_trial,
-        "gpus_per_trial": spec.gpus_per_trial,
+        "phases": {
+            algorithm: [[phase.name, phase.steps] for phase in base.find(algorithm).phases]
+            for algorithm in dict.fromkeys(trial.algorithm for trial in trials)
+        },
+        "seeds": common.seed_list,
+        "episodes": common.episodes,
+        "metric": common.metric,
+        "select": common.select,
+        "cpus_per_trial": common.cpus_per_trial,
+        "gpus_per_trial": common.gpus_per_trial,
         "dataset_hashes": hashes,
         "trials": [
             {
-                "config_id": config_id(spec.algorithm, trial.dataset, hashes[trial.dataset], trial.config),
+                "config_id": config_id(trial.algorithm, trial.dataset, hashes[trial.dataset], trial.config),
+                "algorithm": trial.algorithm,
                 "dataset": trial.dataset,
                 "config": trial.config,
                 "label": trial.label,
+                "evaluate_every": trial.evaluate_every,
             }
             for trial in trials
         ],

@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,19 +42,19 @@ class Options:
     """'auto' compiles where there is a compiler; 'eager' never does."""
 
 
-def run(spec: SweepSpec, name: str, options: Options) -> Report:
-    """Run a sweep to its end, in a new folder; returns its report.
+def run(specs: Sequence[SweepSpec], name: str, options: Options) -> Report:
+    """Run one or several specifications as one sweep to its end, in a new folder; returns its report.
 
     Raises:
-        UsageError: the specification, the storage or the address cannot be used; nothing was written.
+        UsageError: a specification, the storage or the address cannot be used; nothing was written.
         SweepFailed: trials failed more often than they are retried.
         Interrupted: SIGINT or SIGTERM.
     """
-    trials = expand(spec)
+    trials = expand(*specs)
     root = writable_folder(options.storage)
     datasets = {name: load_dataset(name, options.quiet) for name in dict.fromkeys(trial.dataset for trial in trials)}
     hashes = {dataset: loaded.spec.hash for dataset, loaded in datasets.items()}
-    plan = describe(spec, name, trials, hashes, raymix.__version__)
+    plan = describe(specs, name, hashes, raymix.__version__)
     with _ready(plan, datasets, options) as cluster:
         run_dir = new_run_folder(root, name, plan)
         return _carry_out(plan, run_dir, plan["trials"], datasets, cluster, options)
@@ -162,12 +162,12 @@ def _run_trials(
     cpus, gpus = resources_per_trial(plan, cluster)
     device = "cuda" if gpus else "cpu"
     # The largest first: a long trial that starts last runs on alone while the other cores idle.
-    sizes = {trial["config_id"]: network_size(plan, trial, datasets[trial["dataset"]].spec) for trial in missing}
+    sizes = {trial["config_id"]: network_size(trial, datasets[trial["dataset"]].spec) for trial in missing}
     ordered = sorted(missing, key=lambda trial: -sizes[trial["config_id"]])
     jobs = [dataclasses.asdict(job_of(plan, trial, run_dir, device, options.capture)) for trial in ordered]
     labels = trial_labels(plan)
     header = [
-        f"{plan['sweep']}: {len(labels)} trials of {plan['algorithm']}, {len(plan['seeds'])} seeds each,"
+        f"{plan['sweep']}: {len(labels)} trials of {', '.join(plan['phases'])}, {len(plan['seeds'])} seeds each,"
         f" on {cluster.cpus} CPUs and {cluster.gpus} GPUs",
         f"results   {run_dir}",
         *([f"dashboard {cluster.dashboard}  (its token: ray get-auth-token)"] if cluster.dashboard else []),
@@ -207,12 +207,12 @@ def _run_trials(
     ]
 
 
-def network_size(plan: dict[str, Any], trial: dict[str, Any], spec: Spec) -> int:
+def network_size(trial: dict[str, Any], spec: Spec) -> int:
     """Parameters of one agent: which trials take longest, near enough."""
     from raymix.algorithms import base
     from raymix.learner.networks import fresh_networks
 
-    algorithm = base.find(plan["algorithm"])
+    algorithm = base.find(trial["algorithm"])
     networks = fresh_networks(algorithm, spec, algorithm.configure(trial["config"]), seed=0)
     return sum(parameter.numel() for network in networks.values() for parameter in network.parameters())
 
@@ -223,12 +223,13 @@ def trial_folder(trial: Any) -> str:
 
 
 def trial_labels(plan: dict[str, Any]) -> dict[str, str]:
-    """What a person reads for each configuration id; the data set is named only where there are several."""
-    several = len(plan["dataset_hashes"]) > 1
-    return {
-        trial["config_id"]: f"{trial['dataset']}: {trial['label']}" if several else trial["label"]
-        for trial in plan["trials"]
-    }
+    """What a person reads for each configuration id; data set and algorithm are named only where there are several."""
+    shown = [
+        name
+        for name, several in (("dataset", plan["dataset_hashes"]), ("algorithm", plan["phases"]))
+        if len(several) > 1
+    ]
+    return {trial["config_id"]: ": ".join(trial[name] for name in (*shown, "label")) for trial in plan["trials"]}
 
 
 def finished_trials(plan: dict[str, Any], run_dir: Path) -> set[str]:

@@ -1,10 +1,11 @@
-"""The command line of every file in `sweeps/`: `main(SPEC)`."""
+"""The command line of every file in `sweeps/`: `main(SPEC)`, or `main(SPEC, ANOTHER)` to run several as one sweep."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,17 @@ from raymix.sweep import Options, SweepFailed, resume, run
 from raymix.types import Interrupted, UsageError
 
 
-def main(spec: SweepSpec, arguments: list[str] | None = None) -> None:
+def main(*specs: SweepSpec, arguments: list[str] | None = None) -> None:
     """Parse the command line, run the sweep, print its table. Exits with 0, 1 (failed, stopped) or 2 (bad usage)."""
     module = sys.modules["__main__"]
     name = Path(getattr(module, "__file__", None) or "sweep").stem
-    options = parser(spec, name, module.__doc__).parse_args(arguments)
+    options = parser(specs, name, module.__doc__).parse_args(arguments)
     try:
         if options.resume:
             refuse_beside_resume(options, "dataset", "seeds", "steps", "set", "storage", "smoke", "dry_run")
-        spec = adjusted(spec, options)
+        specs = tuple(adjusted(spec, options) for spec in specs)
         if options.dry_run:
-            print(dry_run(spec, Path(options.storage or DEFAULT_STORAGE).expanduser(), options.json))
+            print(dry_run(specs, Path(options.storage or DEFAULT_STORAGE).expanduser(), options.json))
             return
         how = Options(
             storage=options.storage or DEFAULT_STORAGE,
@@ -37,7 +38,7 @@ def main(spec: SweepSpec, arguments: list[str] | None = None) -> None:
         if options.resume:
             report = resume(options.resume, name, how)
         else:
-            report = run(spec, f"{name}-smoke" if options.smoke else name, how)
+            report = run(specs, f"{name}-smoke" if options.smoke else name, how)
     except UsageError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
@@ -52,18 +53,19 @@ def main(spec: SweepSpec, arguments: list[str] | None = None) -> None:
         print(f"this table again: raymix report {report.run_dir}")
 
 
-def parser(spec: SweepSpec, name: str, description: str | None) -> argparse.ArgumentParser:
+def parser(specs: Sequence[SweepSpec], name: str, description: str | None) -> argparse.ArgumentParser:
     """The options that every sweep takes."""
+    algorithms = list(dict.fromkeys(spec.algorithm for spec in specs))
+    datasets = dict.fromkeys(dataset for spec in specs for dataset in spec.datasets)
+    commands = " or ".join(f"raymix algorithms {algorithm}" for algorithm in algorithms)
     result = argparse.ArgumentParser(
         prog=f"{name}.py",
         description=description,
-        epilog=f"Hyperparameters of {spec.algorithm} and what they mean: raymix algorithms {spec.algorithm}",
+        epilog=f"Hyperparameters of {', '.join(algorithms)} and what they mean: {commands}",
     )
     add = result.add_argument
-    add(
-        "--dataset", action="append", metavar="NAME", help=f"data set, may be repeated; here {', '.join(spec.datasets)}"
-    )
-    add("--seeds", type=int, metavar="N", help=f"seeds per configuration; here {len(spec.seed_list)}")
+    add("--dataset", action="append", metavar="NAME", help=f"data set, may be repeated; here {', '.join(datasets)}")
+    add("--seeds", type=int, metavar="N", help=f"seeds per configuration; here {len(specs[0].seed_list)}")
     add("--steps", type=int, metavar="N", help="gradient steps of the last phase")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="fix a hyperparameter, such as beta=5")
     add("--storage", metavar="DIR", help=f"folder that holds the runs (default: {DEFAULT_STORAGE})")
@@ -95,52 +97,57 @@ def adjusted(spec: SweepSpec, options: argparse.Namespace) -> SweepSpec:
     return spec.replace(**changes)
 
 
-def dry_run(spec: SweepSpec, root: Path, as_json: bool) -> str:
+def dry_run(specs: Sequence[SweepSpec], root: Path, as_json: bool) -> str:
     """What the sweep would do, and what it would cost going by earlier runs in `root`."""
-    trials = expand(spec)
-    programs = {json.dumps([trial.dataset, structure_of(spec, trial)], sort_keys=True) for trial in trials}
-    hours, why = expected_hours(spec, trials, root)
+    trials = expand(*specs)
+    programs = {
+        json.dumps([trial.algorithm, trial.dataset, structure_of(trial)], sort_keys=True, default=list)
+        for trial in trials
+    }
+    seeds = specs[0].seed_list
+    hours, why = expected_hours(trials, len(seeds), root)
     facts = {
-        "trials": [{"dataset": trial.dataset, "label": trial.label, "config": trial.config} for trial in trials],
-        "seeds": spec.seed_list,
+        "trials": [
+            {"algorithm": trial.algorithm, "dataset": trial.dataset, "label": trial.label, "config": trial.config}
+            for trial in trials
+        ],
+        "seeds": seeds,
         "programs": len(programs),
         "expected_device_hours": hours,
         "basis": why,
     }
     if as_json:
         return json.dumps(facts)
-    lines = [f"{trial.dataset}  {trial.label}" for trial in trials]
+    lines = [f"{trial.algorithm}  {trial.dataset}  {trial.label}" for trial in trials]
     cost = f"about {hours:.2f} device hours ({why})" if hours is not None else f"device hours: {why}"
-    total = f"{len(trials)} trials x {len(spec.seed_list)} seeds, {len(programs)} different programs, {cost}"
+    total = f"{len(trials)} trials x {len(seeds)} seeds, {len(programs)} different programs, {cost}"
     return "\n".join([*lines, total])
 
 
-def structure_of(spec: SweepSpec, trial: Trial) -> dict[str, Any]:
+def structure_of(trial: Trial) -> dict[str, Any]:
     """The fields that decide which program a trial needs."""
     from raymix.algorithms import base
 
-    return base.find(spec.algorithm).configure(trial.config).of_kind("structure")
+    return base.find(trial.algorithm).configure(trial.config).of_kind("structure")
 
 
-def expected_hours(spec: SweepSpec, trials: list[Trial], root: Path) -> tuple[float | None, str]:
-    """Device hours at the mean cost per agent-step of this algorithm's finished seeds in earlier runs."""
+def expected_hours(trials: Sequence[Trial], seeds: int, root: Path) -> tuple[float | None, str]:
+    """Device hours at the mean cost per agent-step of each algorithm's finished seeds in earlier runs."""
     from raymix.algorithms import base
 
-    phases = base.find(spec.algorithm).phases
+    phases = {name: base.find(name).phases for name in dict.fromkeys(trial.algorithm for trial in trials)}
 
-    def total_steps(config: Any) -> int:
-        return sum(config[phase.steps] for phase in phases)
+    def total_steps(algorithm: str, config: Any) -> int:
+        return sum(config[phase.steps] for phase in phases[algorithm])
 
-    costs = [
-        row.agent_seconds / total_steps(row.config)
-        for folder in sorted(root.glob("*/ledger"))
-        for row in ledger.rows(ledger.read(str(folder)))
-        if row.algorithm == spec.algorithm
-        and row.phase == phases[-1].name
-        and row.step == row.config[phases[-1].steps]
-        and not row.diverged
-    ]
-    if not costs:
-        return None, f"unknown, {root} holds no finished run of {spec.algorithm} to go by"
-    steps = sum(total_steps(trial.config) for trial in trials) * len(spec.seed_list)
-    return steps * sum(costs) / len(costs) / 3600, f"{len(costs)} finished seeds in {root} took as much per step"
+    costs: dict[str, list[float]] = {name: [] for name in phases}
+    for folder in sorted(root.glob("*/ledger")):
+        for row in ledger.rows(ledger.read(str(folder))):
+            last = phases[row.algorithm][-1] if row.algorithm in phases else None
+            if last and row.phase == last.name and row.step == row.config[last.steps] and not row.diverged:
+                costs[row.algorithm].append(row.agent_seconds / total_steps(row.algorithm, row.config))
+    if without := [name for name, found in costs.items() if not found]:
+        return None, f"unknown, {root} holds no finished run of {', '.join(without)} to go by"
+    means = {name: sum(found) / len(found) for name, found in costs.items()}
+    hours = sum(total_steps(trial.algorithm, trial.config) * means[trial.algorithm] for trial in trials) * seeds / 3600
+    return hours, f"{sum(map(len, costs.values()))} finished seeds in {root} took as much per step"

@@ -59,7 +59,7 @@ def train(spec: SweepSpec, storage: str, options: Options) -> Report:
     if dataset.spec.environment is not None:
         check_environment(dataset.spec)
     name = f"train-{spec.algorithm}"
-    plan = describe(spec, name, trials, {trials[0].dataset: dataset.spec.hash}, raymix.__version__)
+    plan = describe([spec], name, {trials[0].dataset: dataset.spec.hash}, raymix.__version__)
     return _train(plan, new_run_folder(root, name, plan), dataset, options)
 
 
@@ -68,11 +68,9 @@ def resume(folder: str, algorithm: str, options: Options) -> Report:
     require_device(options.device)
     run_dir = Path(find_run(folder))
     plan = read_description(run_dir)
-    if plan["algorithm"] != algorithm or len(plan["trials"]) != 1:
-        raise UsageError(
-            f"{run_dir} holds {len(plan['trials'])} configurations of {plan['algorithm']}, not one of {algorithm};"
-            " resume it by the command that started it"
-        )
+    if [trial["algorithm"] for trial in plan["trials"]] != [algorithm]:
+        held = f"{len(plan['trials'])} configurations of {', '.join(plan['phases'])}"
+        raise UsageError(f"{run_dir} holds {held}, not one of {algorithm}; resume it by the command that started it")
     dataset = load_dataset(plan["trials"][0]["dataset"], options.quiet, plan["dataset_hashes"])
     return _train(plan, run_dir, dataset, options)
 

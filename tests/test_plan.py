@@ -14,8 +14,10 @@ import pytest
 from ray import tune
 
 from raymix import ledger
+from raymix.job import job_of
 from raymix.plan import SweepSpec, describe, expand, read_description, setting, write_description
 from raymix.report import METRIC, SELECT
+from raymix.sweep import trial_labels
 from raymix.types import UsageError
 
 SPEC = SweepSpec(algorithm="lom", datasets=("two-modes",), preset="small")
@@ -107,6 +109,7 @@ def test_spellings_of_one_value_are_one_configuration(text: str) -> None:
         ({"select": ["last"]}, ("select is one of", "['last']")),
         ({"preset": "smal"}, ("unknown preset 'smal'", "small")),
         ({"preset": ["small"]}, ("preset takes a word", "['small']")),
+        ({"label": 3}, ("label takes a word", "not 3")),
         ({"algorithm": "lomm"}, ("unknown algorithm 'lomm'", "lom")),
         ({"steps": "100"}, ("steps", "a whole number", "'100'")),
         ({"settings": {"betta": 1.0}}, ("unknown hyperparameter 'betta'", "did you mean beta?")),
@@ -162,6 +165,29 @@ def test_a_grid_is_walked_in_order() -> None:
     assert trials[0].label == "num_components=5, beta=1.0" and expand(SPEC)[0].label == "all settings fixed"
 
 
+BC = SweepSpec(algorithm="bc", datasets=("two-modes",), evaluate_every=500, label="cloning")
+
+
+def test_several_specifications_run_as_one_sweep() -> None:
+    """Catches a trial that is trained by another specification's algorithm or pace, or listed under its name."""
+    trials = expand(SPEC, BC, BC.replace(label="again"))
+    assert [(trial.algorithm, trial.evaluate_every) for trial in trials] == [("lom", 1000), ("bc", 500)]
+    assert [trial.label for trial in trials] == ["all settings fixed", "cloning"]
+    plan = describe([SPEC, BC], "both", {TWO_MODES: "abc"}, "0.1.0")
+    assert list(plan["phases"]) == ["lom", "bc"]
+    jobs = [job_of(plan, trial, Path("run"), "cpu", "auto") for trial in plan["trials"]]
+    assert [(job.algorithm, job.report_every) for job in jobs] == [("lom", 1000), ("bc", 500)]
+    assert len({job.config_id for job in jobs}) == 2
+    assert list(trial_labels(plan).values()) == ["lom: all settings fixed", "bc: cloning"]
+    for changes, word in (
+        ({"seeds": 2}, "seeds"),
+        ({"episodes": 3}, "episodes"),
+        ({"metric": "normalized_score"}, "metric"),
+    ):
+        with pytest.raises(UsageError, match=f"must have the same {word}"):
+            expand(SPEC, BC.replace(**changes))
+
+
 def test_duplicates_collapse() -> None:
     """Catches one configuration trained twice: their rows would share an id."""
     search = {"beta": tune.grid_search([1, 1.0, 2])}
@@ -180,15 +206,14 @@ def test_a_random_search_is_reproducible() -> None:
 
 @pytest.fixture
 def description() -> dict[str, Any]:
-    trials = expand(SPEC.replace(search={"beta": tune.grid_search([1, 2])}))
-    return describe(SPEC, "toy", trials, {TWO_MODES: "abc"}, "0.1.0")
+    return describe([SPEC.replace(search={"beta": tune.grid_search([1, 2])})], "toy", {TWO_MODES: "abc"}, "0.1.0")
 
 
 def test_a_description_comes_back_as_it_was(tmp_path: Path, description: dict[str, Any]) -> None:
     write_description(tmp_path, description)
     assert read_description(tmp_path) == description
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
-    assert description["phases"] == [["mdn", "mdn_steps"], ["main", "steps"]]
+    assert description["phases"] == {"lom": [["mdn", "mdn_steps"], ["main", "steps"]]}
     for trial in description["trials"]:
         assert trial["config_id"] == ledger.config_id("lom", TWO_MODES, "abc", trial["config"])
     write_description(tmp_path, description | {"sweep": "other"})
@@ -241,7 +266,8 @@ def test_a_description_outlasts_a_power_cut(
 
 
 def test_every_field_of_a_specification_is_known_to_the_test(description: dict[str, Any]) -> None:
-    """Catches a field that a resumed run would forget: all but those that the trials spell out are in the file."""
+    """Catches a field that a resumed run would forget: what differs between trials is theirs, the rest the file's."""
     spelt_out = {"datasets", "search", "settings", "preset", "steps", "samples", "search_seed", "smoke"}
-    assert {field.name for field in dataclasses.fields(SweepSpec)} - spelt_out <= description.keys()
+    known = description.keys() | description["trials"][0].keys()
+    assert {field.name for field in dataclasses.fields(SweepSpec)} - spelt_out <= known
     assert json.loads(json.dumps(description)) == description

@@ -193,7 +193,7 @@ PHASES = {"lom": [["mixture", "mixture_steps"], ["main", "steps"]]}
 def describe_run(run: Path, configs: list[dict[str, Any]], **facts: Any) -> None:
     """A `sweep.json` as `raymix.plan.describe` writes it, as far as reports read it."""
     ids = [ledger.config_id("lom", DATASET, "abc", {"steps": 300, "lr": 3e-4} | config) for config in configs]
-    description = {"algorithm": "lom", "phases": PHASES["lom"], "trials": [{"config_id": name} for name in ids]}
+    description = {"phases": PHASES, "trials": [{"config_id": name} for name in ids]}
     plan.write_description(run, description | facts)
 
 

@@ -78,7 +78,7 @@ def write_report(run_dir: str, select: str | None = None, metric: str | None = N
         ledger.read(os.path.join(run_dir, "ledger")),
         select=plan.get("select", "last") if select is None else select,
         metric=plan.get("metric", "return") if metric is None else metric,
-        phases={plan["algorithm"]: plan["phases"]} if "phases" in plan else {},
+        phases=plan.get("phases", {}),
     )
     if frame.empty:
         raise UsageError(f"the ledger of {run_dir} has no results yet; ask again after the run's first report")
