@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import raymix
-from raymix.types import Interrupted, UsageError
+from raymix.types import Interrupted, SweepFailed, UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UsageError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
-    except (Interrupted, KeyboardInterrupt) as stop:
+    except (Interrupted, SweepFailed, KeyboardInterrupt) as stop:
         print(str(stop) or "Stopped.", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -75,6 +75,20 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--eager", action="store_true", help="do not compile the training step")
     command.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
     command.set_defaults(run=train)
+
+    command = commands.add_parser(
+        "reproduce",
+        help="rebuild a table or figure of a paper",
+        description="Run what a table or figure of a paper needs, and print it beside the published numbers.",
+    )
+    command.add_argument("name", nargs="?", help="such as lom-table2; --list names them all")
+    command.add_argument("--list", action="store_true", help="name all reproductions, with what they show")
+    command.add_argument("--storage", metavar="DIR", help="folder of the runs (default: runs)")
+    command.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
+    command.add_argument("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, or HOST:PORT")
+    command.add_argument("--eager", action="store_true", help="do not compile the training step")
+    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    command.set_defaults(run=reproduce)
 
     command = commands.add_parser("report", help="the table and figure of a run, from its ledger alone")
     command.add_argument("folder", help="a run, or the storage folder of runs (then the newest)")
@@ -190,6 +204,33 @@ def train(options: argparse.Namespace) -> None:
         episodes=10 if options.episodes is None else options.episodes,
     )
     show(train_locally(spec, options.storage or DEFAULT_STORAGE, how), options.json)
+
+
+def reproduce(options: argparse.Namespace) -> None:
+    """`raymix reproduce NAME` and `raymix reproduce --list`."""
+    from raymix.reproduce import base
+
+    if options.list:
+        titles = {name: (base.find(name).__doc__ or "").splitlines()[0] for name in base.names()}
+        if options.json:
+            print(json.dumps([{"name": name, "title": title} for name, title in titles.items()]))
+            return
+        for name, title in titles.items():
+            print(f"{name:{max(map(len, titles))}}  {title}")
+        return
+    if not options.name:
+        raise UsageError(f"name a reproduction; there are: {', '.join(base.names())}")
+    if options.resume:
+        refuse_beside_resume(options, "storage")
+    capture = "eager" if options.eager else "auto"
+    how = base.Options(options.storage or DEFAULT_STORAGE, options.address, options.resume, options.json, capture)
+    outcome = base.find(options.name).reproduce(how)
+    if options.json:
+        print(json.dumps({"text": outcome.text, "files": list(outcome.files)}))
+        return
+    print(f"\n{outcome.text}\n")
+    for file in outcome.files:
+        print(file)
 
 
 DEFAULT_STORAGE = "runs"

@@ -17,15 +17,11 @@ import raymix
 from raymix.job import job_of, reported
 from raymix.plan import SweepSpec, describe, expand, read_description
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
-from raymix.types import Dataset, Interrupted, Spec, UsageError
+from raymix.types import Dataset, Interrupted, Spec, SweepFailed, UsageError
 
 if TYPE_CHECKING:
     from raymix.cluster import Cluster
     from raymix.report import Report
-
-
-class SweepFailed(Exception):
-    """Trials failed; the message says which and why."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,8 @@ class Options:
     dashboard: bool = True
     capture: str = "auto"
     """'auto' compiles where there is a compiler; 'eager' never does."""
+    command: tuple[str, ...] = ()
+    """How to call what runs this sweep, without options; empty: as this program was called."""
 
 
 def run(specs: Sequence[SweepSpec], name: str, options: Options) -> Report:
@@ -116,7 +114,7 @@ def _carry_out(
         *(["--address", options.address] if options.address else []),
         *(["--eager"] * (options.capture == "eager")),
     ]
-    how_to_resume = shlex.join([*command_line(), "--resume", str(run_dir), *flags])
+    how_to_resume = shlex.join([*(options.command or command_line()), "--resume", str(run_dir), *flags])
     stopped = f"Stopped. Every report so far is saved; go on with: {how_to_resume}"
     try:
         with locked(run_dir), sigterm_as_sigint():

@@ -12,8 +12,8 @@ from typing import Any
 from raymix import ledger
 from raymix.cli import DEFAULT_STORAGE, refuse_beside_resume, show
 from raymix.plan import SweepSpec, Trial, expand, setting
-from raymix.sweep import Options, SweepFailed, resume, run
-from raymix.types import Interrupted, UsageError
+from raymix.sweep import Options, resume, run
+from raymix.types import Interrupted, SweepFailed, UsageError
 
 
 def main(*specs: SweepSpec, arguments: list[str] | None = None) -> None:

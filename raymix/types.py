@@ -27,6 +27,10 @@ class Interrupted(Exception):
     """A signal stopped the work; the message says what is saved and how to go on."""
 
 
+class SweepFailed(Exception):
+    """Trials failed; the message says which and why."""
+
+
 @dataclass(frozen=True)
 class Spec:
     """What an algorithm may know about a data set: shapes, bounds, statistics, and where to evaluate.
