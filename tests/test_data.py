@@ -267,6 +267,23 @@ def test_two_modes_has_two_modes():
     assert columns.terminals[rows].all()
 
 
+def test_one_step_toys_earn_what_they_say():
+    """Catches rewards of another row, and something to see after the end that a value could use."""
+    for build, reward in (
+        (toy.constant, lambda observations, actions: np.ones(len(actions))),
+        (toy.readable, lambda observations, actions: observations[:, 0]),
+        (toy.best_action, lambda observations, actions: 1 - (actions[:, 0] - observations[:, 0] / 2) ** 2),
+    ):
+        columns = build().columns
+        rows = columns.transition_rows()
+        assert len(rows) == 1000 and columns.terminals[rows].all()
+        expected = reward(columns.observations[rows], columns.actions[rows])
+        np.testing.assert_allclose(columns.rewards[rows], expected, atol=1e-6)
+        assert (columns.observations[rows + 1] == 100).all()
+        assert abs(columns.actions[rows].mean()) < 0.06
+    assert sorted(set(toy.readable().columns.rewards[::2])) == [-1.0, 1.0]
+
+
 @pytest.mark.parametrize("discount", [0.0, 0.9, 1.0])
 def test_chain_values_are_the_fixed_point_of_its_data(discount: float):
     columns = toy.chain().columns
@@ -557,8 +574,11 @@ def test_known_lists_what_can_be_loaded(root: Path):
         "raymix/fetchreach-multigoal-v0",
         "raymix/fetchreach-multigoal-8-v0",
         "test/some-v0",
-        "toy/two-modes-v0",
+        "toy/constant-v0",
+        "toy/readable-v0",
         "toy/chain-v0",
+        "toy/best-action-v0",
+        "toy/two-modes-v0",
     }
     full = entries["raymix/fetchreach-multigoal-v0"]
     assert (full["short_name"], full["local"], full["transitions"]) == ("fetchreach-multigoal", False, 100_000)
