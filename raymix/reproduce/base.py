@@ -1,7 +1,7 @@
 """What rebuilding a table or a figure of a paper takes: methods beside published numbers, and their trained networks.
 
-A module beside this one is a reproduction; `lom_table2.py` is `raymix reproduce lom-table2`. Its docstring's first
-line is its title, and it defines
+A module beside this one (and `figures`) is a reproduction; `lom_table2.py` is `raymix reproduce lom-table2`. Its
+docstring's first line is its title, and it defines
 
     def reproduce(options: Options) -> Outcome
 
@@ -79,7 +79,7 @@ class Member:
 def names() -> list[str]:
     """Names of all reproductions."""
     modules = pkgutil.iter_modules(raymix.reproduce.__path__)
-    return sorted(module.name.replace("_", "-") for module in modules if module.name != "base")
+    return sorted(module.name.replace("_", "-") for module in modules if module.name not in ("base", "figures"))
 
 
 def find(name: str) -> ModuleType:
