@@ -90,6 +90,23 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON and nothing else")
     command.set_defaults(run=reproduce)
 
+    bench = commands.add_parser("bench", help="measure how fast this machine trains").add_subparsers(
+        required=True, metavar="WHAT"
+    )
+    command = bench.add_parser(
+        "learner",
+        help="agents trained as one program, beside the plain loop",
+        description="Agent-steps per second of packs of several widths, beside one agent in a plain PyTorch loop.",
+    )
+    command.add_argument("--algorithm", default="lom", help="such as td3_bc (default: %(default)s)")
+    command.add_argument("--members", default="1,4,8", metavar="N,N", help="widths (default: %(default)s)")
+    command.add_argument("--phase", help="phase that trains; default: the last")
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter")
+    command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    command.add_argument("--runs", type=int, default=5, metavar="N", help="runs to take medians of (default: 5)")
+    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    command.set_defaults(run=bench_learner)
+
     command = commands.add_parser("report", help="the table and figure of a run, from its ledger alone")
     command.add_argument("folder", help="a run, or the storage folder of runs (then the newest)")
     command.add_argument(
@@ -231,6 +248,31 @@ def reproduce(options: argparse.Namespace) -> None:
     print(f"\n{outcome.text}\n")
     for file in outcome.files:
         print(file)
+
+
+def bench_learner(options: argparse.Namespace) -> None:
+    """`raymix bench learner`."""
+    from raymix.bench import learner
+    from raymix.plan import setting
+    from raymix.train import require_device
+
+    require_device(options.device)
+    widths = options.members.split(",")
+    if not all(width.strip().isdigit() and int(width) > 0 for width in widths) or options.runs < 1:
+        raise UsageError(
+            f"--members takes positive whole numbers such as 1,4,8 and --runs one, not {options.members!r} and"
+            f" {options.runs}"
+        )
+    result = learner.measure(
+        options.algorithm,
+        sorted({int(width) for width in widths}),
+        options.phase,
+        options.device,
+        dict(setting(text) for text in options.set),
+        options.runs,
+        progress=lambda line: print(line, file=sys.stderr),
+    )
+    print(json.dumps(result) if options.json else learner.table(result))
 
 
 DEFAULT_STORAGE = "runs"
