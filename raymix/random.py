@@ -109,6 +109,10 @@ class Key:
         drawn = torch.cat(self._halves((size + 1) // 2))[:size]
         return ((drawn * high) >> 32).reshape(shape)
 
+    def gumbel(self, *shape: int) -> Tensor:
+        """Standard Gumbel: the argmax of log-weights plus these is a draw by the weights."""
+        return -torch.log(-torch.log(self.uniform(*shape)))
+
     def categorical(self, logits: Tensor) -> Tensor:
         """One index per row of (..., M) unnormalised log-weights (Gumbel maximum)."""
-        return (logits - torch.log(-torch.log(self.uniform(*logits.shape)))).argmax(-1)
+        return (logits + self.gumbel(*logits.shape)).argmax(-1)

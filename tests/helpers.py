@@ -46,8 +46,9 @@ def tiny_dataset(
     return make_dataset(from_episodes(episodes), "tests/tiny-v0", action_low=low, action_high=high)
 
 
-def small_config(algorithm: Algorithm, **values: Any) -> AlgorithmConfig:
-    """The algorithm's defaults with narrow networks, small batches and few steps, whatever its fields are called."""
+def small_config(algorithm: Algorithm, preset: str | None = None, **values: Any) -> AlgorithmConfig:
+    """The algorithm's defaults (or a preset) with narrow networks, small batches and few steps, whatever its fields
+    are called."""
     small: dict[str, Any] = {}
     for field in dataclasses.fields(algorithm.Config):
         if isinstance(field.default, tuple):
@@ -56,7 +57,7 @@ def small_config(algorithm: Algorithm, **values: Any) -> AlgorithmConfig:
             small[field.name] = 16
         elif kind_of(field) == "schedule":
             small[field.name] = 6
-    return algorithm.configure({**small, **values})
+    return algorithm.configure({**small, **values}, preset)
 
 
 def replay_for(

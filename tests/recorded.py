@@ -100,6 +100,10 @@ class RecordedKey:
 
     uniform = normal
 
+    def gumbel(self, *shape: int) -> Tensor:
+        """From recorded uniform numbers, with the authors' guards against 0."""
+        return -torch.log(-torch.log(self.normal(*shape) + 1e-12) + 1e-12)
+
     def integers(self, high: int, *shape: int) -> Tensor:
         drawn = self.normal(*shape).long()
         assert 0 <= int(drawn.min()) and int(drawn.max()) < high
@@ -138,7 +142,7 @@ class Replay:
             }
             for network, module in modules.items()
         }
-        stated: Phase = next(phase for phase in self.algorithm.phases if phase.name == self.phase)
+        stated: Phase = next(phase for phase in self.algorithm.phases if phase.name == self.phase).under(config)
         self.targets = {
             network: {name: self.weights("w0", f"targets/{network}", name).clone() for name in self.parameters[network]}
             for network in stated.targets
@@ -193,7 +197,7 @@ class Replay:
                 expected = self.gradients(update.loss, network, name)
                 self.compare(f"gradient {update.loss} {network}.{name}", step, gradient, expected)
         if update.schedule == "cosine":
-            share = 0.5 * (1 + math.cos(math.pi * min((step - 1) / total, 1)))
+            share = 0.5 * (1 + math.cos(math.pi * min((step - 1 - update.first) / total, 1)))
             adam.param_groups[0]["lr"] = share * float(getattr(self.config, update.learning_rate))
         adam.step()
 

@@ -65,7 +65,7 @@ def test_losses_and_metrics_are_finite_and_per_member(name, phase):
     learner = learner_for(algorithm, phase, members_of(algorithm))
     chunk = learner.run(4)
     assert chunk.steps == 4
-    assert {update.loss for update in phase_of(algorithm, phase).updates} <= chunk.metrics.keys()
+    assert {update.loss for update in learner.phase.updates} <= chunk.metrics.keys()
     for metric, values in chunk.metrics.items():
         assert len(values) == 3 and all(map(math.isfinite, values)), metric
     expected = [len(details_of(learner, index)) + 1 for index in range(len(learner.phase.updates))]
@@ -74,8 +74,7 @@ def test_losses_and_metrics_are_finite_and_per_member(name, phase):
 
 def details_of(learner: Learner, index: int) -> dict[str, torch.Tensor]:
     state = learner._state
-    domain = learner.algorithm.phases.index(learner.phase)
-    starts = streams(learner._seeds, learner._steps, len(learner.phase.updates), domain)
+    starts = streams(learner._seeds, learner._steps, len(learner.phase.updates), learner.phase_index)
     return learner._summed_loss({}, state["parameters"], state["targets"], learner._scalars, starts, index)[1][1]
 
 
@@ -83,11 +82,13 @@ def details_of(learner: Learner, index: int) -> dict[str, torch.Tensor]:
 def test_an_update_trains_exactly_its_networks(name, phase, loss):
     """Catches gradient that leaks into another network, and a parameter that its own loss never moves."""
     algorithm = find(name)
-    stated = phase_of(algorithm, phase)
+    optional = next(update.when for update in phase_of(algorithm, phase).updates if update.loss == loss)
+    config = small_config(algorithm, **({optional: True} if optional else {}))
+    stated = phase_of(algorithm, phase).under(config)
     update = next(update for update in stated.updates if update.loss == loss)
     alone = dataclasses.replace(update, batch_of=None, schedule="constant")
     only = with_phase(algorithm, stated, updates=(alone,))
-    learner = learner_for(only, phase, [(small_config(algorithm), 3)])
+    learner = learner_for(only, phase, [(config, 3)])
     before = learner.state(0).tensors
     learner.run(2 * max(update.every, stated.targets_every))
     after = learner.state(0).tensors
@@ -133,14 +134,13 @@ def plain_training(learner: Learner, config: AlgorithmConfig, seed: int, steps: 
     def trained(update: Update) -> list[torch.Tensor]:
         return [value for name in update.networks for value in parameters[name].values()]
 
-    domain = algorithm.phases.index(phase)
     adams = [torch.optim.Adam(trained(update), getattr(config, update.learning_rate)) for update in phase.updates]
     total = getattr(config, phase.steps)
     for step in range(steps):
         for index, (update, adam) in enumerate(zip(phase.updates, adams)):
             if step % update.every != update.first:
                 continue
-            starts = streams(torch.tensor(seed), torch.tensor(step), len(phase.updates), domain)
+            starts = streams(torch.tensor(seed), torch.tensor(step), len(phase.updates), learner.phase_index)
             key = Key(starts[index], learner.dtype)
             lenders = [other for other, each in enumerate(phase.updates) if each.loss == update.batch_of]
             rows_key = Key(starts[lenders[0]], learner.dtype) if lenders else key
@@ -149,7 +149,7 @@ def plain_training(learner: Learner, config: AlgorithmConfig, seed: int, steps: 
             for parameter, gradient in zip(trained(update), torch.autograd.grad(loss, trained(update))):
                 parameter.grad = gradient
             if update.schedule == "cosine":
-                share = 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))
+                share = 0.5 * (1 + math.cos(math.pi * min((step - update.first) / total, 1)))
                 adam.param_groups[0]["lr"] = share * getattr(config, update.learning_rate)
             adam.step()
         if step % phase.targets_every == phase.targets_first:
@@ -305,6 +305,7 @@ def other_values(field: dataclasses.Field, value: Any) -> Iterator[Any]:
     elif isinstance(value, float):
         yield max(limits["low"], 0.01 * value)
         yield min(limits["high"], 30.0 * value if value else 0.3)
+        yield max(limits["low"], 1e-4 * value)
 
 
 def trained(algorithm: Algorithm, config: AlgorithmConfig) -> dict[str, torch.Tensor]:
@@ -320,19 +321,24 @@ def trained(algorithm: Algorithm, config: AlgorithmConfig) -> dict[str, torch.Te
 
 
 @pytest.fixture(scope="module")
-def trained_by_default() -> dict[str, dict[str, torch.Tensor]]:
-    return {name: trained(find(name), small_config(find(name))) for name in ALGORITHMS}
+def references() -> dict[tuple[str, str | None], dict[str, torch.Tensor]]:
+    """What has been trained so far, by algorithm and preset."""
+    return {}
 
 
 @pytest.mark.parametrize(("name", "field"), FIELDS)
-def test_every_field_matters(name, field, trained_by_default):
-    """Catches a dead field: declared, swept over by somebody, and never read."""
+def test_every_field_matters(name, field, references):
+    """Catches a dead field: declared, swept over by somebody, and never read, by default or under any preset."""
     algorithm = find(name)
-    config = small_config(algorithm)
-    (declared,) = (each for each in dataclasses.fields(config) if each.name == field)
-    if kind_of(declared) == "schedule":
-        assert field in {phase.steps for phase in algorithm.phases}, "no phase reads this number of steps"
-    for value in other_values(declared, getattr(config, field)):
-        if not identical(trained_by_default[name], trained(algorithm, dataclasses.replace(config, **{field: value}))):
-            return
+    for preset in (None, *algorithm.presets):
+        config = small_config(algorithm, preset)
+        (declared,) = (each for each in dataclasses.fields(config) if each.name == field)
+        if kind_of(declared) == "schedule":
+            assert field in {phase.steps for phase in algorithm.phases}, "no phase reads this number of steps"
+        if (name, preset) not in references:
+            references[name, preset] = trained(algorithm, config)
+        for value in other_values(declared, getattr(config, field)):
+            moved = trained(algorithm, dataclasses.replace(config, **{field: value}))
+            if not identical(references[name, preset], moved):
+                return
     pytest.fail(f"{field} changes nothing")

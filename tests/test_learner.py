@@ -223,6 +223,68 @@ def test_an_update_may_start_late_and_borrow_rows():
         Update("late_loss", "first", every=2, first=2)
 
 
+@dataclass(frozen=True)
+class OptionalConfig(AlgorithmConfig):
+    learning_rate: float = scalar(0.1, low=0)
+    tau: float = scalar(0.5, low=0, high=1)
+    batch_size: int = structure(4, low=1)
+    policy_every: int = structure(3, low=1)
+    with_second: bool = structure(False)
+
+
+class Optional(Algorithm):
+    """An update that may be left out, one in every step, and one at a configured pace and with a falling rate."""
+
+    Config = OptionalConfig
+    acting = ("first",)
+    phases = (
+        Phase(
+            "main",
+            (
+                Update("second_loss", "second", when="with_second"),
+                Update("third_loss", "third"),
+                Update("first_loss", "first", pace="policy_every", schedule="cosine"),
+            ),
+            targets=("first",),
+            targets_pace="policy_every",
+        ),
+    )
+
+    def networks(self, spec: Any, config: Any) -> dict[str, nn.Module]:
+        return {name: nn.Linear(1, 1) for name in ("first", "second", "third")}
+
+    def third_loss(self, nets: Any, batch: Any, config: Any, key: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return nets.third(torch.ones(1, 1)).mean(), {}
+
+    def first_loss(self, nets: Any, batch: Any, config: Any, key: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return nets.first(torch.ones(1, 1)).mean(), {}
+
+    def second_loss(self, nets: Any, batch: Any, config: Any, key: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return nets.second(torch.ones(1, 1)).mean(), {}
+
+
+def test_pace_and_presence_of_updates_are_hyperparameters():
+    """Catches updates or targets in other steps than the last of each stretch, and an update that is not left out.
+
+    The scheduled rate counts the update's own steps: its first has the full 0.1, the second of two 0.05.
+    """
+    learner = learner_for(Optional(), "main", [(OptionalConfig(steps=6), 0)])
+    assert learner.period == 3
+    moves, followed = [], []
+    for _ in range(6):
+        before = learner.state(0).tensors
+        assert "second_loss" not in learner.run(1).metrics
+        after = learner.state(0).tensors
+        moves.append(float(before["parameters/first/bias"] - after["parameters/first/bias"]))
+        followed.append(not torch.equal(before["targets/first/bias"], after["targets/first/bias"]))
+        assert torch.equal(before["parameters/second/bias"], after["parameters/second/bias"])
+    np.testing.assert_allclose(moves, [0, 0, 0.1, 0, 0, 0.05], atol=1e-5)
+    assert followed == [False, False, True] * 2
+    assert not any("second_loss" in name for name in learner.state(0).tensors)
+    whole = learner_for(Optional(), "main", [(OptionalConfig(with_second=True, policy_every=1), 0)])
+    assert whole.run(1).metrics.keys() == {"first_loss", "second_loss", "third_loss"} and whole.period == 1
+
+
 def test_entering_a_phase_may_change_networks():
     """Catches a hook that is not called, that changes more than it says, or that invents a network."""
     learner = learner_for(Scheduled(), "main", [(ScheduledConfig(), 0)])

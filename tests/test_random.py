@@ -105,6 +105,12 @@ def test_integers_of_a_large_range_have_no_overflow():
     assert stats.kstest((drawn / (2**31 - 1)).numpy(), "uniform").pvalue > 1e-3
 
 
+def test_gumbel_is_gumbel():
+    """Catches a wrong sign, and a logarithm too few."""
+    drawn = key().gumbel(COUNT).double().numpy()
+    assert stats.kstest(drawn, "gumbel_r").pvalue > 1e-3
+
+
 def test_categorical_frequencies():
     """Catches Gumbel noise of the wrong sign and probabilities that are not the softmax."""
     logits = torch.tensor([0.0, 1.0, -2.0, 0.5, -torch.inf]) + 3.0

@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -41,8 +41,12 @@ class Update:
     every: int = 1
     first: int = 0
     """Done in steps first, first + every, first + 2 * every, ... of the phase; first < every."""
+    pace: str | None = None
+    """Name of a structure field n instead of `every` and `first`: done in the last of every n steps."""
+    when: str | None = None
+    """Name of a structure field: where it is false, the update is left out."""
     schedule: str = "constant"
-    """'cosine': the learning rate falls from its value to 0 over the phase, as half a cosine wave."""
+    """'cosine': the learning rate falls from its value, in the first update, to 0 over the phase (half a wave)."""
     batch_of: str | None = None
     """Name of another loss of the phase whose minibatch is used again, instead of one of its own."""
 
@@ -71,6 +75,20 @@ class Phase:
     targets_every: int = 1
     targets_first: int = 0
     """The copies move in steps targets_first, targets_first + targets_every, ... of the phase."""
+    targets_pace: str | None = None
+    """Name of a structure field n instead of those two: the copies move in the last of every n steps."""
+
+    def under(self, config: Any) -> Phase:
+        """The phase as this configuration trains it: without the updates it leaves out, every pace a number."""
+        updates = tuple(
+            update if update.pace is None else replace(update, every=(n := getattr(config, update.pace)), first=n - 1)
+            for update in self.updates
+            if update.when is None or getattr(config, update.when)
+        )
+        if self.targets_pace is None:
+            return replace(self, updates=updates)
+        every = getattr(config, self.targets_pace)
+        return replace(self, updates=updates, targets_every=every, targets_first=every - 1)
 
 
 class Batch(Protocol):

@@ -51,7 +51,8 @@ class Learner:
         capture: str = "auto",
     ) -> None:
         self.algorithm, self.config, self.replay, self.width = algorithm, config, replay, width
-        self.phase: Phase = next(found for found in algorithm.phases if found.name == phase)
+        self.phase_index = [stated.name for stated in algorithm.phases].index(phase)
+        self.phase: Phase = algorithm.phases[self.phase_index].under(config)
         self.device, self.dtype = replay.observations.device, replay.observations.dtype
         self._modules = {
             name: module.to(self.device, self.dtype).requires_grad_(False)
@@ -144,7 +145,7 @@ class Learner:
         if not bool((offsets == first).all()):
             raise ValueError(f"seats are at steps {self._steps.tolist()}, which differ modulo {self.period}")
         times = self._steps + torch.arange(steps, device=self.device)[:, None]
-        starts = streams(self._seeds, times, len(self.phase.updates), domain=self.algorithm.phases.index(self.phase))
+        starts = streams(self._seeds, times, len(self.phase.updates), domain=self.phase_index)
         shares, rates = self._target_shares(times), self._rate_factors(times)
         totals: dict[str, Tensor] = {}
         counts: Counter[str] = Counter()
@@ -153,8 +154,11 @@ class Learner:
             metrics = self.program(self._state, self._scalars, starts[index], shares[index], rates[index], clock)
             counts.update(metrics.keys())  # An update with `every` > 1 has metrics in some steps only.
             totals.update({name: torch.zeros_like(metrics[name]) for name in metrics if name not in totals})
-            torch._foreach_add_([totals[name] for name in metrics], list(metrics.values()))
+            if metrics:  # Steps in which every update rests have none.
+                torch._foreach_add_([totals[name] for name in metrics], list(metrics.values()))
         self._steps += steps
+        if not totals:
+            return Chunk(steps, {})
         means = torch.stack(list(totals.values())).cpu().double()
         return Chunk(steps, {name: (row / counts[name]).tolist() for name, row in zip(totals, means)})
 
@@ -168,8 +172,9 @@ class Learner:
         return torch.where(moving, tau, 0.0)
 
     def _rate_factors(self, times: Tensor) -> Tensor:
-        """(steps, N): what scheduled learning rates are multiplied by in each step."""
-        done = (times / self._horizons).clamp(max=1.0)
+        """(steps, updates, N): what scheduled learning rates are multiplied by in each step; 1 at the first update."""
+        firsts = torch.tensor([update.first for update in self.phase.updates], device=self.device)
+        done = ((times[:, None] - firsts[:, None]) / self._horizons).clamp(0.0, 1.0)
         return (0.5 * (1.0 + torch.cos(math.pi * done))).to(self.dtype)
 
     def _step(
@@ -183,8 +188,8 @@ class Learner:
     ) -> dict[str, Tensor]:
         """One step of all seats, in place.
 
-        Takes (N, updates, DRAWS) random starts, (N,) shares by which targets move, (N,) factors of scheduled learning
-        rates, and the step modulo `period`; returns metrics (N,).
+        Takes (N, updates, DRAWS) random starts, (N,) shares by which targets move, (updates, N) factors of scheduled
+        learning rates, and the step modulo `period`; returns metrics (N,).
         """
         metrics: dict[str, Tensor] = {}
         parameters, targets = state["parameters"], state["targets"]
@@ -202,7 +207,7 @@ class Learner:
             values, slopes, means, squares = ([tree[name] for name in trees[0]] for tree in trees)  # Orders may differ.
             learning_rate = scalars[update.learning_rate]
             if update.schedule == "cosine":
-                learning_rate = learning_rate * rates
+                learning_rate = learning_rate * rates[index]
             adam_(values, slopes, means, squares, optimiser["count"], learning_rate)
         for network in self.phase.targets:
             for name, value in targets[network].items():

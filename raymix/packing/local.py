@@ -76,15 +76,19 @@ class LocalPack:
         return getattr(self.config, self._learner.phase.steps)
 
     @property
+    def _in_last_phase(self) -> bool:
+        return self.phase == self.algorithm.phases[-1].name
+
+    @property
     def finished(self) -> bool:
         """Whether the last phase is done."""
-        return self._learner.phase is self.algorithm.phases[-1] and self.step >= self.phase_steps
+        return self._in_last_phase and self.step >= self.phase_steps
 
     @property
     def progress(self) -> float:
         """Share of all phases' gradient steps that are done."""
         totals = [getattr(self.config, phase.steps) for phase in self.algorithm.phases]
-        before = sum(totals[: self.algorithm.phases.index(self._learner.phase)])
+        before = sum(totals[: self._learner.phase_index])
         return (before + self.step) / sum(totals)
 
     @property
@@ -127,14 +131,14 @@ class LocalPack:
             diverged=list(self.diverged),
             agent_seconds=self.agent_seconds,
             states=states,
-            policies=self.policies() if self._learner.phase is self.algorithm.phases[-1] else [],
+            policies=self.policies() if self._in_last_phase else [],
             finished=self.finished,
             progress=self.progress,
         )
 
     def _enter_next_phase(self) -> None:
-        index = self.algorithm.phases.index(self._learner.phase)
-        previous, self._learner = self._learner, self._open(self.algorithm.phases[index + 1].name)
+        following = self.algorithm.phases[self._learner.phase_index + 1]
+        previous, self._learner = self._learner, self._open(following.name)
         for seat in range(len(self.seeds)):
             self._learner.load(seat, self._learner.entering(previous.state(seat), self.config), self.config)
         self.step = 0
