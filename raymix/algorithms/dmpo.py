@@ -8,18 +8,18 @@ by the critics, z*(s; mu) = argmax_z min_k Q_k(s, mu(s, z)). In this order in ev
 and in every `policy_every`-th step, on the same minibatch:
 - weights:      A = min_k Q_k(s, a) - max_z min_k Q_k(s, mu_target(s, z)),
                 w = exp(alpha * (A - max A) / (max A - min A)) over the minibatch, divided by its mean;
-- information:  (infoDMPO) z uniform, a = mu(s, z), minimise the cross-entropy of z under g(z | s, a), which trains g and
-                mu with an Adam of their own, whose small rate plays the part of the paper's lambda;
-- policy:       z ~ q(z | s, a) relaxed, minimise  w * (|mu(s, z) - a|^2 + kl_weight * KL(q(. | s, a) || prior(. | s))),
+- information:  (infoDMPO) z uniform, a = mu(s, z), minimise the cross-entropy of z under g(z | s, a), which trains g
+                and mu with an Adam of their own, whose small rate plays the part of the paper's lambda;
+- policy:       z ~ q(z | s, a) relaxed, minimise  w * (|mu(s, z) - a|^2 + kl_weight * KL(q(.|s, a) || prior(.|s))),
                 prior = softmax_z of min_k Q_k(s, mu(s, z)), constant;
 - then the slow copies of critics and policy follow with rate tau.
 
 The policy acts by mu(s, z*(s; mu)), deterministically.
 
 `value_network` is the authors' variant for antmaze: V(s) <- Q_target(s, mu_target(s, z*)), clamped to [value_min,
-value_max]; Q <- r + discount * V(s'), without noise; A = Q(s, a) - V(s); and everywhere min_share * min + (1 - min_share)
-* max of the critics in place of their minimum. (Eq. 51 takes V's target at the data's action, which would make V the
-behaviour's value and which the code does not do.)
+value_max]; Q <- r + discount * V(s'), without noise; A = Q(s, a) - V(s); and everywhere min_share * min + (1 -
+min_share) * max of the critics in place of their minimum. (Eq. 51 takes V's target at the data's action, which would
+make V the behaviour's value and which the code does not do.)
 
 Differences from the authors' code (TakaOsa/DMPO), each with its reason:
 - Labels of the information step cover all |Z| latents, and its cross-entropy reads logits. Theirs never draws the last
@@ -101,7 +101,7 @@ class DMPO(Algorithm):
     """Regresses deterministic sub-policies on the data by advantage; the critics decide which one acts."""
 
     Config = Config
-    paper = "Osa, Hayashi, Deo, Morihira and Yoshiike, 2023, Offline Reinforcement Learning with Mixture of Deterministic Policies"
+    paper = "Osa, Hayashi, Deo, Morihira and Yoshiike, 2023, Offline RL with Mixture of Deterministic Policies"
     acting = ("policy", "critic")
     phases = (
         Phase(
