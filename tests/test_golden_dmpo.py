@@ -48,7 +48,7 @@ VARIANTS: dict[tuple[str, str], dict[str, Any]] = {
     ("iql_port", "main"): {},
     ("iql_port", "clamp"): {"weighting": "clamped", "beta": 3.0, "expectile": 0.7, "steps": 40},
 }
-BASES = {file: variant for file, variant in reversed(VARIANTS)}
+BASES = dict(reversed(VARIANTS))
 """The variant of each file that holds what all share: the first."""
 LAYERS = {
     "dmpo": {
