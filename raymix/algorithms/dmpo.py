@@ -147,6 +147,18 @@ class DMPO(Algorithm):
             "hidden_dims": (256, 256, 256),
             "steps": 1_000_000,
         },
+        "small": {
+            "num_latents": 4,
+            "alpha": 1.0,
+            "kl_weight": 0.05,
+            "discount": 0.97,
+            "tau": 0.02,
+            "critic_learning_rate": 1e-3,
+            "policy_learning_rate": 1e-3,
+            "batch_size": 128,
+            "hidden_dims": (64, 64),
+            "steps": 6_000,
+        },
     }
 
     def networks(self, spec: Spec, config: Any) -> dict[str, nn.Module]:

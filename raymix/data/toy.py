@@ -20,8 +20,8 @@ _TWO_MODES_EPISODES = 2000
 _CHAIN_PAIRS = 200
 _CHAIN_CUT = 3
 _TWO_GOALS_EPISODES = 400
-_TWO_GOALS_WAYPOINTS = ((0.0, 0.0), (0.42, 0.3), (0.7, 0.7))
-_TWO_GOALS_SPEED, _TWO_GOALS_NOISE, _TWO_GOALS_NEAR = 0.8, 0.1, 0.08
+_TWO_GOALS_WAYPOINTS = ((0.0, 0.0), (0.42, 0.28), (0.7, 0.7))
+_TWO_GOALS_SPEED, _TWO_GOALS_NOISE, _TWO_GOALS_NEAR = 0.8, 0.07, 0.05
 
 
 def two_modes(seed: int = 0) -> Dataset:
@@ -99,8 +99,8 @@ def two_goals(seed: int = 0) -> Dataset:
     """400 demonstrations in `raymix/TwoGoals-v0`, every second one to the left goal; all succeed.
 
     Observations (2,), the position. The demonstrator goes straight to (0, 0), then around the obstacle on one side
-    (sources `left` and `right`) to the goal there: 0.8 of a full action towards the next waypoint, plus N(0, 0.1)
-    per dimension, the next waypoint from 0.08 on. All share the first leg, so states there carry both ways.
+    (sources `left` and `right`) to the goal there: 0.8 of a full action towards the next waypoint, plus N(0, 0.07)
+    per dimension, the next waypoint from 0.05 on. All share the first leg, so states there carry both ways.
     Scores: 0 is a return of 0, 100 is 1.
     """
     import gymnasium
