@@ -110,7 +110,7 @@ class RecordedKey:
 
     def integers(self, high: int, *shape: int) -> Tensor:
         drawn = self.normal(*shape).long()
-        assert 0 <= int(drawn.min()) and int(drawn.max()) < high
+        assert int(drawn.min()) >= 0 and int(drawn.max()) < high
         return drawn
 
 
