@@ -58,16 +58,20 @@ def identity_spec(observation_epsilon: float = 0.0, action_epsilon: float = 0.0)
 
 
 class Recording:
-    """One variant of a file in `tests/golden`: `recording["mid/train.weight"]`."""
+    """One variant of a file in `tests/golden`: `recording["mid/train.weight"]`.
 
-    def __init__(self, file: str, variant: str) -> None:
+    What it shares with `base`, another variant, may be stored under that one only.
+    """
+
+    def __init__(self, file: str, variant: str, base: str | None = None) -> None:
+        self.arrays: dict[str, Tensor] = {}
         with np.load(Path(__file__).parent / "golden" / file) as archive:
-            prefix = f"{variant}/"
-            self.arrays: dict[str, Tensor] = {
-                name.removeprefix(prefix): torch.from_numpy(archive[name])
-                for name in archive.files
-                if name.startswith(prefix) and archive[name].dtype.kind in "fiub"
-            }
+            for prefix in (f"{base}/", f"{variant}/"):
+                self.arrays |= {
+                    name.removeprefix(prefix): torch.from_numpy(archive[name])
+                    for name in archive.files
+                    if name.startswith(prefix) and archive[name].dtype.kind in "fiub"
+                }
 
     def __getitem__(self, name: str) -> Tensor:
         return self.arrays[name]

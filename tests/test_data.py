@@ -579,6 +579,7 @@ def test_known_lists_what_can_be_loaded(root: Path):
         "toy/chain-v0",
         "toy/best-action-v0",
         "toy/two-modes-v0",
+        "toy/two-goals-v0",
     }
     full = entries["raymix/fetchreach-multigoal-v0"]
     assert (full["short_name"], full["local"], full["transitions"]) == ("fetchreach-multigoal", False, 100_000)

@@ -25,6 +25,7 @@ _TOYS: dict[str, Callable[[], Dataset]] = {
     toy.CHAIN: toy.chain,
     toy.BEST_ACTION: toy.best_action,
     toy.TWO_MODES: toy.two_modes,
+    toy.TWO_GOALS: toy.two_goals,
 }
 _SMALL_EPISODES_PER_GOAL = 8
 _FETCHREACH = re.compile(r"(?:raymix/)?fetchreach-multigoal(?:-(\d+))?(?:-v0)?")

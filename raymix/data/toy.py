@@ -3,14 +3,15 @@
 `toy/constant-v0` asks whether a value learns a number, `toy/readable-v0` whether it reads the observation,
 `toy/chain-v0` whether it is exact through a delay and through a time limit; `toy/best-action-v0` asks whether a policy
 improves on the data's mean action, `toy/two-modes-v0` whether it can hold two modes and choose the better one. Each
-step builds on the one before: the first that fails points at the part that is wrong.
+step builds on the one before: the first that fails points at the part that is wrong. `toy/two-goals-v0` asks all of it
+of a policy that has to stay on one of two equally good ways for many steps.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from raymix.data.columns import make_dataset
+from raymix.data.columns import Episode, from_episodes, make_dataset
 from raymix.types import Columns, Dataset
 
 CONSTANT = "toy/constant-v0"
@@ -18,11 +19,15 @@ READABLE = "toy/readable-v0"
 BEST_ACTION = "toy/best-action-v0"
 TWO_MODES = "toy/two-modes-v0"
 CHAIN = "toy/chain-v0"
+TWO_GOALS = "toy/two-goals-v0"
 CHAIN_LENGTH = 5
 _ONE_STEP_EPISODES = 1000
 _TWO_MODES_EPISODES = 2000
 _CHAIN_PAIRS = 200
 _CHAIN_CUT = 3
+_TWO_GOALS_EPISODES = 400
+_TWO_GOALS_WAYPOINTS = ((0.0, 0.0), (0.42, 0.28), (0.7, 0.7))
+_TWO_GOALS_SPEED, _TWO_GOALS_NOISE, _TWO_GOALS_NEAR = 0.8, 0.07, 0.05
 
 
 def constant(seed: int = 0) -> Dataset:
@@ -149,3 +154,56 @@ def chain(seed: int = 0) -> Dataset:
 def chain_values(discount: float) -> np.ndarray:
     """(5,) float64: the exact Q(state i, any action) of `toy/chain-v0`, which is discount ** (4 - i)."""
     return discount ** np.arange(CHAIN_LENGTH - 1, -1, -1, dtype=np.float64)
+
+
+def two_goals(seed: int = 0) -> Dataset:
+    """400 demonstrations in `raymix/TwoGoals-v0`, every second one to the left goal; all succeed.
+
+    Observations (2,), the position. The demonstrator goes straight to (0, 0), then around the obstacle on one side
+    (sources `left` and `right`) to the goal there: 0.8 of a full action towards the next waypoint, plus N(0, 0.07)
+    per dimension, the next waypoint from 0.05 on. All share the first leg, so states there carry both ways.
+    Scores: 0 is a return of 0, 100 is 1.
+    """
+    import gymnasium
+
+    import raymix.envs  # noqa: F401  (registers the environment)
+    from raymix.envs.two_goals import HORIZON, START, START_STD, move
+
+    generator = np.random.default_rng(seed)
+    episodes = []
+    for index in range(_TWO_GOALS_EPISODES):
+        side = index % 2
+        waypoints = np.array(_TWO_GOALS_WAYPOINTS) * ((2 * side - 1), 1)
+        position, target = START + START_STD * generator.standard_normal(2), 0
+        observations, reward = [position], 0.0
+        actions: list[np.ndarray] = []
+        while reward == 0.0 and len(actions) < HORIZON:
+            if target < len(waypoints) - 1 and np.linalg.norm(waypoints[target] - position) < _TWO_GOALS_NEAR:
+                target += 1
+            way = waypoints[target] - position
+            action = _TWO_GOALS_SPEED * way / np.linalg.norm(way) + _TWO_GOALS_NOISE * generator.standard_normal(2)
+            actions.append(np.clip(action, -1.0, 1.0))
+            position, moved_reward, _ = move(position, actions[-1])
+            reward = float(moved_reward)
+            observations.append(position)
+        last = np.arange(len(actions)) == len(actions) - 1
+        episodes.append(
+            Episode(
+                observations=np.stack(observations),
+                actions=np.stack(actions),
+                rewards=np.where(last, reward, 0.0),
+                terminations=last & (reward != 0.0),
+                truncations=last & (reward == 0.0),
+                source=side,
+            )
+        )
+    return make_dataset(
+        from_episodes(episodes),
+        TWO_GOALS,
+        action_low=[-1.0, -1.0],
+        action_high=[1.0, 1.0],
+        environment=gymnasium.spec("raymix/TwoGoals-v0").to_json(),
+        reference_min=0.0,
+        reference_max=1.0,
+        sources=("left", "right"),
+    )

@@ -7,4 +7,5 @@ register(
     entry_point="raymix.envs.fetch:FetchReachMultiGoal",
     max_episode_steps=50,
 )
+register(id="raymix/TwoGoals-v0", entry_point="raymix.envs.two_goals:TwoGoals", max_episode_steps=60)
 register(id="raymix/TwoModes-v0", entry_point="raymix.envs.two_modes:TwoModes")

@@ -74,6 +74,31 @@ def normalized_weights(advantage: Tensor, alpha: Tensor | float, divide_by_mean:
     return weights / weights.mean() if divide_by_mean else weights
 
 
+WEIGHTINGS = ("normalized", "plain", "clamped")
+CLAMPED_WEIGHT_MAX = 100.0
+
+
+def advantage_weights(
+    advantage: Tensor,
+    form: str,
+    alpha: Tensor | float,
+    divide_by_mean: bool = True,
+    weight_max: Tensor | float = CLAMPED_WEIGHT_MAX,
+) -> Tensor:
+    """(B,) weights of a regression, without gradient, in one of the forms of the DMPO authors' code.
+
+    'normalized' is `normalized_weights`; 'plain' is exp(alpha * (A - max A)), divided by its mean too;
+    'clamped' is min(exp(alpha * A), weight_max), never divided.
+    """
+    if form == "normalized":
+        return normalized_weights(advantage, alpha, divide_by_mean)
+    advantage = advantage.detach()
+    if form == "clamped":
+        return torch.exp(alpha * advantage).clamp(max=weight_max)
+    weights = torch.exp(alpha * (advantage - advantage.amax()))
+    return weights / weights.mean() if divide_by_mean else weights
+
+
 def squashed_log_prob(policy: Gaussian, actions: Tensor, edge: float = 1e-3) -> Tensor:
     """(B,): log-density of tanh(x), x ~ `policy`, at actions in the unit box.
 

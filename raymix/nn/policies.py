@@ -59,6 +59,109 @@ class GaussianPolicy(nn.Module):
         return Gaussian(self.mean(observations), self.log_std)
 
 
+LOG_STD_FORMS = ("twice", "once", "port")
+
+
+def soft_clamp(values: Tensor) -> Tensor:
+    """Smoothly into (-5, 0)."""
+    return -5.0 + 2.5 * (torch.tanh(values) + 1.0)
+
+
+def bounded_log_std(output: Tensor, form: str) -> Tensor:
+    """A log standard deviation from a network's output, as in the DMPO authors' code.
+
+    'once' lies in (-5, 0); 'twice', which has a tanh before that one, in (-4.404, -0.596); 'port', of their IQL, is
+    clamped again and lies in (-4.9993, -3.8355).
+    """
+    if form == "once":
+        return soft_clamp(output)
+    clamped = soft_clamp(torch.tanh(output))
+    return soft_clamp(clamped) if form == "port" else clamped
+
+
+class StateGaussianPolicy(nn.Module):
+    """tanh mean and a bounded standard deviation, both of the state: (B, S) -> `Gaussian`."""
+
+    def __init__(
+        self, standardise: Standardise, hidden_dims: Sequence[int], action_dim: int, log_std_form: str = "twice"
+    ) -> None:
+        super().__init__()
+        self.standardise, self.log_std_form = standardise, log_std_form
+        self.trunk = mlp(len(standardise.mean), hidden_dims, 2 * action_dim)
+
+    def forward(self, observations: Tensor) -> Gaussian:
+        mean, log_std = self.trunk(self.standardise(observations)).chunk(2, -1)
+        return Gaussian(torch.tanh(mean), bounded_log_std(log_std, self.log_std_form))
+
+
+class LatentTrunk(nn.Module):
+    """An `mlp` of the state and of an embedded discrete latent z (Osa et al., 2023).
+
+    Observations (B, S) and weights of the latents (B, Z), one-hot or relaxed, -> (B, output_dim). Without weights
+    every latent is taken in turn: -> (B, Z, output_dim).
+    """
+
+    def __init__(
+        self,
+        standardise: Standardise,
+        hidden_dims: Sequence[int],
+        num_latents: int,
+        embedding_dim: int,
+        output_dim: int,
+    ) -> None:
+        super().__init__()
+        self.standardise, self.num_latents = standardise, num_latents
+        self.embedding = nn.Linear(num_latents, embedding_dim)
+        self.trunk = mlp(len(standardise.mean) + embedding_dim, hidden_dims, output_dim)
+
+    def forward(self, observations: Tensor, latents: Tensor | None = None) -> Tensor:
+        states = self.standardise(observations)
+        if latents is None:
+            shape = (*states.shape[:-1], self.num_latents, -1)
+            states = states[..., None, :].expand(shape)
+            latents = torch.eye(self.num_latents, dtype=states.dtype, device=states.device).expand(shape)
+        return self.trunk(torch.cat((states, torch.relu(self.embedding(latents))), -1))
+
+
+class LatentPolicy(nn.Module):
+    """A deterministic sub-policy per latent: `LatentTrunk` with tanh, (B, S)[, (B, Z)] -> (B, A) or (B, Z, A)."""
+
+    def __init__(
+        self,
+        standardise: Standardise,
+        hidden_dims: Sequence[int],
+        action_dim: int,
+        num_latents: int,
+        embedding_dim: int,
+    ) -> None:
+        super().__init__()
+        self.latent = LatentTrunk(standardise, hidden_dims, num_latents, embedding_dim, action_dim)
+
+    def forward(self, observations: Tensor, latents: Tensor | None = None) -> Tensor:
+        return torch.tanh(self.latent(observations, latents))
+
+
+class LatentGaussianPolicy(nn.Module):
+    """A Gaussian per latent: `LatentTrunk` to tanh means and bounded deviations, (B, A) or (B, Z, A) each."""
+
+    def __init__(
+        self,
+        standardise: Standardise,
+        hidden_dims: Sequence[int],
+        action_dim: int,
+        num_latents: int,
+        embedding_dim: int,
+        log_std_form: str = "twice",
+    ) -> None:
+        super().__init__()
+        self.log_std_form = log_std_form
+        self.latent = LatentTrunk(standardise, hidden_dims, num_latents, embedding_dim, 2 * action_dim)
+
+    def forward(self, observations: Tensor, latents: Tensor | None = None) -> Gaussian:
+        mean, log_std = self.latent(observations, latents).chunk(2, -1)
+        return Gaussian(torch.tanh(mean), bounded_log_std(log_std, self.log_std_form))
+
+
 class MixturePolicy(nn.Module):
     """Mixture density network (Bishop, 1994): (B, S) -> `Mixture`; means are tanh, kept 1e-4 inside the box."""
 
