@@ -19,8 +19,8 @@ Where the paper is not followed, and what is to be known of it:
 - `calibrate`: zeta1 and zeta2 are set where the phase `main` begins, so that w is 0.5 at the median of u over the data
   and falls from 0.99 to 0.01 over the width between its 5 % and 95 % quantiles; the two hyperparameters are not read.
 - A warning is logged there if the std of w over the data is below 1e-3: one weight for all states is not this method.
-- With `alpha` = 1, as published, the term is linear in mu(s): it has no minimum, and pushes mu(s) along the state's mean
-  action minus the data's mean action until tanh or the value stops it (watch `policy_saturated` and `pre_tanh`).
+- With `alpha` = 1, as published, the term is linear in mu(s): it has no minimum, and pushes mu(s) along the mean action
+  of the state minus that of the data until tanh or the value stops it (watch `policy_saturated` and `pre_tanh`).
   `alpha` < 1 is convex with its minimum at (E[a|s] - alpha * E[a]) / (1 - alpha): it does not seek a mode.
 - `bandwidth` > 0 is Eq. 17, before the paper drops the exponential: w * [-k(mu - a) + alpha * k(mu - n)] with
   k(d) = exp(-|d|^2 / (2 * bandwidth^2)). This one does.

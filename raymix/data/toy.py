@@ -1,7 +1,8 @@
 """Probe data sets with known answers, for tests and for checking a new algorithm in seconds.
 
 `toy/two-modes-v0` asks whether a policy can hold two modes and choose the better one; `toy/chain-v0` asks whether
-a critic learns exact values through a delay and through a time limit.
+a critic learns exact values through a delay and through a time limit; `toy/wide-and-narrow-v0` asks whether a model of
+the behaviour knows where its actions spread (the toy of TD3+RKL, Cai et al., 2022, figure 3).
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from raymix.types import Columns, Dataset
 
 TWO_MODES = "toy/two-modes-v0"
 CHAIN = "toy/chain-v0"
+WIDE_AND_NARROW = "toy/wide-and-narrow-v0"
 CHAIN_LENGTH = 5
 _TWO_MODES_EPISODES = 2000
 _CHAIN_PAIRS = 200
 _CHAIN_CUT = 3
+_WIDE_AND_NARROW_EPISODES = 2000
 
 
 def two_modes(seed: int = 0) -> Dataset:
@@ -88,3 +91,36 @@ def chain(seed: int = 0) -> Dataset:
 def chain_values(discount: float) -> np.ndarray:
     """(5,) float64: the exact Q(state i, any action) of `toy/chain-v0`, which is discount ** (4 - i)."""
     return discount ** np.arange(CHAIN_LENGTH - 1, -1, -1, dtype=np.float64)
+
+
+def wide_and_narrow(seed: int = 0) -> Dataset:
+    """2,000 one-step episodes whose actions spread widely on the left and narrowly on the right. No environment.
+
+    Observations (1,) are uniform in [-1, 1]; the action (1,) is N(0.4 * sin(3 s), `wide_and_narrow_std`(s)), clipped to
+    [-1, 1]. Sources: `wide` where s < 0, `narrow` elsewhere. The reward is the action, so that a value term pushes it
+    up everywhere and a method's weight decides how far. The paper's figure has no numbers: these are ours.
+    """
+    generator = np.random.default_rng(seed)
+    number = _WIDE_AND_NARROW_EPISODES
+    transition = np.arange(2 * number) % 2 == 0
+    observations = np.zeros((2 * number, 1), dtype=np.float32)
+    states = generator.uniform(-1.0, 1.0, number)
+    observations[transition, 0] = states
+    actions = np.zeros((2 * number, 1), dtype=np.float32)
+    noise = wide_and_narrow_std(states) * generator.standard_normal(number)
+    actions[transition, 0] = np.clip(0.4 * np.sin(3.0 * states) + noise, -1.0, 1.0)
+    columns = Columns(
+        observations=observations,
+        actions=actions,
+        rewards=np.where(transition, actions[:, 0], 0).astype(np.float32),
+        terminals=transition,
+        timeouts=np.zeros(2 * number, dtype=bool),
+        episode=np.repeat(np.arange(number, dtype=np.int32), 2),
+        source=np.repeat((states >= 0).astype(np.int16), 2),
+    )
+    return make_dataset(columns, WIDE_AND_NARROW, action_low=[-1.0], action_high=[1.0], sources=("wide", "narrow"))
+
+
+def wide_and_narrow_std(states: np.ndarray) -> np.ndarray:
+    """The std of `toy/wide-and-narrow-v0`'s actions before they are clipped: 0.45 at -1, 0.05 at 1, linear between."""
+    return 0.25 - 0.2 * states
