@@ -288,7 +288,8 @@ def test_a_step_is_one_graph(name, phase):
     for each in (learner, eager):
         each.run(learner.period + 1)
     for seat in range(2):
-        assert difference(learner.state(seat).tensors, eager.state(seat).tensors) < 1e-6
+        # Networks only: Adam's second moments are as large as squared gradients, and round accordingly.
+        assert difference(*(networks_of(each.state(seat).tensors) for each in (learner, eager))) < 1e-6
 
 
 def other_values(field: dataclasses.Field, value: Any) -> Iterator[Any]:
