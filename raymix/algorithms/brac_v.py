@@ -41,7 +41,7 @@ from raymix.algorithms.base import Algorithm, Phase, Update
 from raymix.config import AlgorithmConfig, scalar, schedule, structure
 from raymix.nn.layers import Standardise
 from raymix.nn.losses import squashed_log_prob
-from raymix.nn.policies import Gaussian, StateGaussianPolicy
+from raymix.nn.policies import Gaussian, BoundedGaussianPolicy
 from raymix.nn.values import Critics
 from raymix.random import Key
 from raymix.types import Spec
@@ -138,8 +138,8 @@ class BRACV(Algorithm):
     def networks(self, spec: Spec, config: Any) -> dict[str, nn.Module]:
         standardise = Standardise.nothing(spec)
 
-        def policy() -> StateGaussianPolicy:
-            return StateGaussianPolicy(
+        def policy() -> BoundedGaussianPolicy:
+            return BoundedGaussianPolicy(
                 standardise, config.policy_hidden_dims, spec.action_dim, tanh_mean=False, log_std_range=(-5.0, 0.0)
             )
 

@@ -38,7 +38,7 @@ from raymix.algorithms.base import Algorithm, Data, Phase, Update
 from raymix.config import AlgorithmConfig, scalar, schedule, structure
 from raymix.nn.layers import Standardise
 from raymix.nn.losses import gaussian_log_prob
-from raymix.nn.policies import StateGaussianPolicy
+from raymix.nn.policies import BoundedGaussianPolicy
 from raymix.nn.values import Critics
 from raymix.random import Key
 from raymix.types import Spec
@@ -107,8 +107,8 @@ class OneStep(Algorithm):
     def networks(self, spec: Spec, config: Any) -> dict[str, nn.Module]:
         standardise = Standardise.nothing(spec)
 
-        def policy() -> StateGaussianPolicy:
-            return StateGaussianPolicy(
+        def policy() -> BoundedGaussianPolicy:
+            return BoundedGaussianPolicy(
                 standardise, config.hidden_dims, spec.action_dim, tanh_mean=True, log_std_range=(-5.0, 0.0)
             )
 

@@ -45,7 +45,7 @@ from raymix.algorithms.base import Algorithm, Data, Phase, Update
 from raymix.config import AlgorithmConfig, scalar, schedule, structure
 from raymix.nn.layers import Standardise
 from raymix.nn.losses import gaussian_log_prob, squashed_log_prob
-from raymix.nn.policies import DeterministicPolicy, Gaussian, StateGaussianPolicy
+from raymix.nn.policies import DeterministicPolicy, Gaussian, BoundedGaussianPolicy
 from raymix.nn.values import Critics
 from raymix.random import Key
 from raymix.types import Spec
@@ -135,7 +135,7 @@ class TD3RKL(Algorithm):
 
     def networks(self, spec: Spec, config: Any) -> dict[str, nn.Module]:
         standardise = Standardise.of(spec, 1e-3)
-        behavior = StateGaussianPolicy(
+        behavior = BoundedGaussianPolicy(
             standardise,
             config.behavior_hidden_dims,
             spec.action_dim,

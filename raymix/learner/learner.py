@@ -153,9 +153,11 @@ class Learner:
             metrics = self.program(self._state, self._scalars, starts[index], shares[index], rates[index], clock)
             counts.update(metrics.keys())  # An update with `every` > 1 has metrics in some steps only.
             totals.update({name: torch.zeros_like(metrics[name]) for name in metrics if name not in totals})
-            if metrics:  # There are none in a step before the first update of every kind.
+            if metrics:  # Steps in which every update rests have none.
                 torch._foreach_add_([totals[name] for name in metrics], list(metrics.values()))
         self._steps += steps
+        if not totals:
+            return Chunk(steps, {})
         means = torch.stack(list(totals.values())).cpu().double()
         return Chunk(steps, {name: (row / counts[name]).tolist() for name, row in zip(totals, means)})
 

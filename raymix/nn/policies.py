@@ -59,7 +59,27 @@ class GaussianPolicy(nn.Module):
         return Gaussian(self.mean(observations), self.log_std)
 
 
-class StateGaussianPolicy(nn.Module):
+class MixturePolicy(nn.Module):
+    """Mixture density network (Bishop, 1994): (B, S) -> `Mixture`; means are tanh, kept 1e-4 inside the box."""
+
+    def __init__(
+        self, standardise: Standardise, hidden_dims: Sequence[int], action_dim: int, num_components: int
+    ) -> None:
+        super().__init__()
+        self.standardise = standardise
+        self.num_components, self.action_dim = num_components, action_dim
+        self.trunk = mlp(len(standardise.mean), hidden_dims, num_components * (2 * action_dim + 1))
+
+    def forward(self, observations: Tensor) -> Mixture:
+        output = self.trunk(self.standardise(observations))
+        size = self.num_components * self.action_dim
+        means, log_stds, logits = output.split((size, size, self.num_components), -1)
+        shape = (*output.shape[:-1], self.num_components, self.action_dim)
+        means = torch.tanh(means).clamp(-0.9999, 0.9999)
+        return Mixture(means.reshape(shape), log_stds.reshape(shape), logits)
+
+
+class BoundedGaussianPolicy(nn.Module):
     """Gaussian whose mean and standard deviation both depend on the state: (B, S) -> `Gaussian`.
 
     The mean is tanh, or free where `tanh_mean` is False (for a Gaussian that is squashed afterwards). The log standard
@@ -86,23 +106,3 @@ class StateGaussianPolicy(nn.Module):
         soft = low + 0.5 * (high - low) * (torch.tanh(log_std) + 1.0)
         log_std = soft if self.soft_range else log_std.clamp(low, high)
         return Gaussian(torch.tanh(mean) if self.tanh_mean else mean, log_std)
-
-
-class MixturePolicy(nn.Module):
-    """Mixture density network (Bishop, 1994): (B, S) -> `Mixture`; means are tanh, kept 1e-4 inside the box."""
-
-    def __init__(
-        self, standardise: Standardise, hidden_dims: Sequence[int], action_dim: int, num_components: int
-    ) -> None:
-        super().__init__()
-        self.standardise = standardise
-        self.num_components, self.action_dim = num_components, action_dim
-        self.trunk = mlp(len(standardise.mean), hidden_dims, num_components * (2 * action_dim + 1))
-
-    def forward(self, observations: Tensor) -> Mixture:
-        output = self.trunk(self.standardise(observations))
-        size = self.num_components * self.action_dim
-        means, log_stds, logits = output.split((size, size, self.num_components), -1)
-        shape = (*output.shape[:-1], self.num_components, self.action_dim)
-        means = torch.tanh(means).clamp(-0.9999, 0.9999)
-        return Mixture(means.reshape(shape), log_stds.reshape(shape), logits)
