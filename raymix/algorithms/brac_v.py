@@ -41,7 +41,7 @@ from raymix.algorithms.base import Algorithm, Phase, Update
 from raymix.config import AlgorithmConfig, scalar, schedule, structure
 from raymix.nn.layers import Standardise
 from raymix.nn.losses import squashed_log_prob
-from raymix.nn.policies import Gaussian, BoundedGaussianPolicy
+from raymix.nn.policies import BoundedGaussianPolicy, Gaussian
 from raymix.nn.values import Critics
 from raymix.random import Key
 from raymix.types import Spec

@@ -45,7 +45,7 @@ from raymix.algorithms.base import Algorithm, Data, Phase, Update
 from raymix.config import AlgorithmConfig, scalar, schedule, structure
 from raymix.nn.layers import Standardise
 from raymix.nn.losses import gaussian_log_prob, squashed_log_prob
-from raymix.nn.policies import DeterministicPolicy, Gaussian, BoundedGaussianPolicy
+from raymix.nn.policies import BoundedGaussianPolicy, DeterministicPolicy, Gaussian
 from raymix.nn.values import Critics
 from raymix.random import Key
 from raymix.types import Spec
