@@ -163,7 +163,8 @@ class TD3RKL(Algorithm):
         spread = float(weight(uncertainty, zeta1, zeta2).std(correction=0))
         if spread < 1e-3:
             _logger.warning(
-                "td3_rkl weighs all states of %s alike (the weights' std is %.1e); take calibrate=True",
+                "td3_rkl weighs all states of %s alike (the weights' std is %.1e); where the data's actions spread more"
+                " in some states than in others, calibrate=True tells them apart",
                 data.spec.name,
                 spread,
             )
