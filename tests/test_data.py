@@ -293,6 +293,21 @@ def test_chain_values_are_the_fixed_point_of_its_data(discount: float):
     assert np.allclose(here, columns.rewards[rows] + discount * np.where(columns.terminals[rows], 0, following))
 
 
+def test_wide_and_narrow_spreads_as_stated():
+    """Catches a spread that grows to the other side, variance for std, and next states that are not the padding."""
+    columns = toy.wide_and_narrow().columns
+    rows = columns.transition_rows()
+    states, actions = columns.observations[rows, 0], columns.actions[rows, 0]
+    deviation = actions - 0.4 * np.sin(3 * states)
+    for low in np.arange(-1.0, 1.0, 0.25):
+        inside = (states >= low) & (states < low + 0.25)
+        # 250 samples: the standard error is 4.5 %; clipping takes up to 4 % off on the left.
+        assert deviation[inside].std() == pytest.approx(toy.wide_and_narrow_std(low + 0.125), rel=0.15)
+    assert np.array_equal(columns.source[rows], states >= 0)
+    assert np.array_equal(columns.rewards[rows], actions) and columns.terminals[rows].all()
+    assert not columns.observations[columns.last_rows].any()
+
+
 # ---------------------------------------------------------------- Minari
 
 
@@ -542,6 +557,7 @@ def test_a_damaged_cache_of_numbers_is_read_again(root: Path):
         ("fetchreach-multigoal-8", "raymix/fetchreach-multigoal-8-v0"),
         ("raymix/fetchreach-multigoal-8-v0", "raymix/fetchreach-multigoal-8-v0"),
         ("two-modes", "toy/two-modes-v0"),
+        ("wide-and-narrow", "toy/wide-and-narrow-v0"),
         ("mujoco/hopper/medium-v0", "mujoco/hopper/medium-v0"),
         ("chain+two-modes", "toy/chain-v0 + toy/two-modes-v0"),
     ],
@@ -580,6 +596,7 @@ def test_known_lists_what_can_be_loaded(root: Path):
         "toy/best-action-v0",
         "toy/two-modes-v0",
         "toy/two-goals-v0",
+        "toy/wide-and-narrow-v0",
     }
     full = entries["raymix/fetchreach-multigoal-v0"]
     assert (full["short_name"], full["local"], full["transitions"]) == ("fetchreach-multigoal", False, 100_000)

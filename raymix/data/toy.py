@@ -4,7 +4,8 @@
 `toy/chain-v0` whether it is exact through a delay and through a time limit; `toy/best-action-v0` asks whether a policy
 improves on the data's mean action, `toy/two-modes-v0` whether it can hold two modes and choose the better one. Each
 step builds on the one before: the first that fails points at the part that is wrong. `toy/two-goals-v0` asks all of it
-of a policy that has to stay on one of two equally good ways for many steps.
+of a policy that has to stay on one of two equally good ways for many steps, and `toy/wide-and-narrow-v0` whether a
+model of the behaviour knows where its actions spread (the toy of TD3+RKL, Cai et al., 2022, figure 3).
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ BEST_ACTION = "toy/best-action-v0"
 TWO_MODES = "toy/two-modes-v0"
 CHAIN = "toy/chain-v0"
 TWO_GOALS = "toy/two-goals-v0"
+WIDE_AND_NARROW = "toy/wide-and-narrow-v0"
 CHAIN_LENGTH = 5
 _ONE_STEP_EPISODES = 1000
 _TWO_MODES_EPISODES = 2000
+_WIDE_AND_NARROW_EPISODES = 2000
 _CHAIN_PAIRS = 200
 _CHAIN_CUT = 3
 _TWO_GOALS_EPISODES = 400
@@ -207,3 +210,36 @@ def two_goals(seed: int = 0) -> Dataset:
         reference_max=1.0,
         sources=("left", "right"),
     )
+
+
+def wide_and_narrow(seed: int = 0) -> Dataset:
+    """2,000 one-step episodes whose actions spread widely on the left and narrowly on the right. No environment.
+
+    Observations (1,) are uniform in [-1, 1]; the action (1,) is N(0.4 * sin(3 s), `wide_and_narrow_std`(s)), clipped to
+    [-1, 1]. Sources: `wide` where s < 0, `narrow` elsewhere. The reward is the action, so that a value term pushes it
+    up everywhere and a method's weight decides how far. The paper's figure has no numbers: these are ours.
+    """
+    generator = np.random.default_rng(seed)
+    number = _WIDE_AND_NARROW_EPISODES
+    transition = np.arange(2 * number) % 2 == 0
+    observations = np.zeros((2 * number, 1), dtype=np.float32)
+    states = generator.uniform(-1.0, 1.0, number)
+    observations[transition, 0] = states
+    actions = np.zeros((2 * number, 1), dtype=np.float32)
+    noise = wide_and_narrow_std(states) * generator.standard_normal(number)
+    actions[transition, 0] = np.clip(0.4 * np.sin(3.0 * states) + noise, -1.0, 1.0)
+    columns = Columns(
+        observations=observations,
+        actions=actions,
+        rewards=np.where(transition, actions[:, 0], 0).astype(np.float32),
+        terminals=transition,
+        timeouts=np.zeros(2 * number, dtype=bool),
+        episode=np.repeat(np.arange(number, dtype=np.int32), 2),
+        source=np.repeat((states >= 0).astype(np.int16), 2),
+    )
+    return make_dataset(columns, WIDE_AND_NARROW, action_low=[-1.0], action_high=[1.0], sources=("wide", "narrow"))
+
+
+def wide_and_narrow_std(states: np.ndarray) -> np.ndarray:
+    """The std of `toy/wide-and-narrow-v0`'s actions before they are clipped: 0.45 at -1, 0.05 at 1, linear between."""
+    return 0.25 - 0.2 * states

@@ -105,6 +105,7 @@ def squashed_log_prob(policy: Gaussian, actions: Tensor, edge: float = 1e-3) -> 
     Actions are first clipped to 1 - `edge`: at the box's own edge the density is infinite.
     """
     clipped = actions.clamp(-1.0 + edge, 1.0 - edge)
-    before = torch.atanh(clipped)
+    # Not torch.atanh: on a CPU its last bit depends on where in the tensor a number lies, so on the member's seat.
+    before = 0.5 * (torch.log1p(clipped) - torch.log1p(-clipped))
     log_std = policy.log_std.expand_as(policy.mean)
     return normal_log_prob(before, policy.mean, log_std) - torch.log1p(-clipped.square()).sum(-1)

@@ -180,3 +180,32 @@ class MixturePolicy(nn.Module):
         shape = (*output.shape[:-1], self.num_components, self.action_dim)
         means = torch.tanh(means).clamp(-0.9999, 0.9999)
         return Mixture(means.reshape(shape), log_stds.reshape(shape), logits)
+
+
+class BoundedGaussianPolicy(nn.Module):
+    """Gaussian whose mean and standard deviation both depend on the state: (B, S) -> `Gaussian`.
+
+    The mean is tanh, or free where `tanh_mean` is False (for a Gaussian that is squashed afterwards). The log standard
+    deviation is kept within `log_std_range`, softly by tanh or (`soft_range=False`) by clamping.
+    """
+
+    def __init__(
+        self,
+        standardise: Standardise,
+        hidden_dims: Sequence[int],
+        action_dim: int,
+        tanh_mean: bool,
+        log_std_range: tuple[float, float],
+        soft_range: bool = True,
+    ) -> None:
+        super().__init__()
+        self.standardise, self.tanh_mean = standardise, tanh_mean
+        self.log_std_range, self.soft_range = log_std_range, soft_range
+        self.trunk = mlp(len(standardise.mean), hidden_dims, 2 * action_dim)
+
+    def forward(self, observations: Tensor) -> Gaussian:
+        mean, log_std = self.trunk(self.standardise(observations)).chunk(2, -1)
+        low, high = self.log_std_range
+        soft = low + 0.5 * (high - low) * (torch.tanh(log_std) + 1.0)
+        log_std = soft if self.soft_range else log_std.clamp(low, high)
+        return Gaussian(torch.tanh(mean) if self.tanh_mean else mean, log_std)
