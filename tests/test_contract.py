@@ -308,7 +308,7 @@ def other_values(field: dataclasses.Field, value: Any) -> Iterator[Any]:
 
 
 def trained(algorithm: Algorithm, config: AlgorithmConfig) -> dict[str, torch.Tensor]:
-    """The networks after all phases."""
+    """The networks after all phases, and how the policy acts."""
     state = None
     for phase in algorithm.phases:
         learner = Learner(algorithm, config, phase.name, replay_for(algorithm), 1, "eager")
@@ -316,7 +316,10 @@ def trained(algorithm: Algorithm, config: AlgorithmConfig) -> dict[str, torch.Te
         learner.run(getattr(config, phase.steps))
         state = learner.state(0)
     assert state is not None
-    return {path: value for path, value in state.tensors.items() if path.startswith("parameters/")}
+    parameters = {path: value for path, value in state.tensors.items() if path.startswith("parameters/")}
+    nets = Networks(learner._modules, unflatten(parameters)["parameters"])
+    observations = torch.randn(8, OBSERVATION_DIM, generator=torch.Generator().manual_seed(0))
+    return {**parameters, "actions": algorithm.sample_actions(nets, observations, config, Key.of(0, 0))}
 
 
 @pytest.fixture(scope="module")
