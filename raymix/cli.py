@@ -113,6 +113,9 @@ def parser() -> argparse.ArgumentParser:
         "--select", help="last, mean_last_3, or best (an oracle); default: what the run was started with"
     )
     command.add_argument("--metric", help="return or normalized_score; default: what the run was started with")
+    command.add_argument(
+        "--embeddings", action="store_true", help="instead, figures of learned trajectory embeddings (lbrac_v)"
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=report)
     return result
@@ -289,9 +292,22 @@ def refuse_beside_resume(options: argparse.Namespace, *names: str) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """`raymix report DIR`."""
+    if options.embeddings:
+        embeddings(options)
+        return
     from raymix.report import write_report
 
     show(write_report(options.folder, select=options.select, metric=options.metric), options.json)
+
+
+def embeddings(options: argparse.Namespace) -> None:
+    """`raymix report DIR --embeddings`."""
+    from raymix.report.embeddings import write_embedding_figures
+
+    if options.select or options.metric:
+        raise UsageError("embeddings have no scores to choose from; leave out --select and --metric")
+    paths = write_embedding_figures(options.folder)
+    print(json.dumps({"figures": paths}) if options.json else "\n".join(f"figure  {path}" for path in paths))
 
 
 def show(result: Any, as_json: bool) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import raymix
-from raymix import checkpoint, ledger
+from raymix import checkpoint, ledger, snapshots
 from raymix.types import Dataset, Spec
 
 if TYPE_CHECKING:
@@ -162,6 +162,16 @@ def write_checkpoint(folder: str | Path, job: Job, pack: LocalPack, at: Boundary
     }
     members = [{name: value.numpy() for name, value in member.tensors.items()} for member in at.states]
     checkpoint.write(folder, state, members)
+
+
+def write_snapshots(job: Job, at: Boundary) -> None:
+    """Keep the parameters that the algorithm names, of every seed. To be called before the report's ledger rows."""
+    from raymix.algorithms import base
+
+    names = base.find(job.algorithm).snapshots
+    for member in at.states if names else []:
+        arrays = {name: member.tensors[f"parameters/{name}"].numpy() for name in names}
+        snapshots.write(job.run_dir, job.config_id, at.phase, at.step, member.seed, arrays)
 
 
 def restore(pack: LocalPack, found: checkpoint.Checkpoint) -> None:

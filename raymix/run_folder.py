@@ -4,6 +4,7 @@
     sweep.json      what was asked, and every trial (`raymix.plan`)
     ledger/         the results
     trials/         Tune's files and the checkpoints, by attempt and configuration
+    snapshots/      parameters for figures, of algorithms that keep some (`raymix.snapshots`)
     report/         tables and figures
 """
 

@@ -25,6 +25,7 @@ from raymix.job import (
     restore_newest,
     summary,
     write_checkpoint,
+    write_snapshots,
 )
 from raymix.packing.local import Boundary, LocalPack
 from raymix.plan import SweepSpec, describe, expand, read_description
@@ -92,6 +93,7 @@ def _train(plan: dict[str, Any], run_dir: Path, dataset: Dataset, options: Optio
             while not pack.finished and not all(pack.diverged):
                 boundary = pack.advance()
                 rows = make_rows(job, dataset.spec, boundary, _evaluate(job, boundary))
+                write_snapshots(job, boundary)
                 writer.append(rows)
                 save(job, pack, boundary)
                 told = line(summary(rows, dataset.spec))

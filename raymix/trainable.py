@@ -22,6 +22,7 @@ from raymix.job import (
     restore_newest,
     summary,
     write_checkpoint,
+    write_snapshots,
 )
 from raymix.types import Dataset
 
@@ -69,6 +70,7 @@ class Member(tune.Trainable):
         self._ahead = None if done else self._train()
         evaluations = dict(zip(live_seats(boundary), ray.get(pending))) if pending else {}
         rows = make_rows(self.job, self._spec, boundary, evaluations)
+        write_snapshots(self.job, boundary)
         self._ledger.append(rows)
         self._reported = boundary
         if self._pack.eager_reason and self.job.capture == "auto":

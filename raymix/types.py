@@ -152,3 +152,9 @@ class Dataset:
 
     spec: Spec
     columns: Columns
+
+
+def return_percentiles(returns: np.ndarray) -> np.ndarray:
+    """(E,) int64 in 1 ... 100: which hundredth of the returns (E,) each one is in; equal returns share the highest."""
+    edges = np.quantile(returns, np.arange(1, 100) / 100)
+    return 1 + np.searchsorted(edges, returns, side="right")

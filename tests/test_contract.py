@@ -312,7 +312,7 @@ def other_values(field: dataclasses.Field, value: Any) -> Iterator[Any]:
 
 
 def trained(algorithm: Algorithm, config: AlgorithmConfig, size: float = 1.0) -> dict[str, torch.Tensor]:
-    """The networks after all phases, from initial weights `size` times as large."""
+    """The networks after all phases, from initial weights `size` times as large, and how the policy acts."""
     state = None
     for phase in algorithm.phases:
         learner = Learner(algorithm, config, phase.name, replay_for(algorithm), 1, "eager")
@@ -326,7 +326,10 @@ def trained(algorithm: Algorithm, config: AlgorithmConfig, size: float = 1.0) ->
         learner.run(getattr(config, phase.steps))
         state = learner.state(0)
     assert state is not None
-    return {path: value for path, value in state.tensors.items() if path.startswith("parameters/")}
+    parameters = {path: value for path, value in state.tensors.items() if path.startswith("parameters/")}
+    nets = Networks(learner._modules, unflatten(parameters)["parameters"])
+    observations = torch.randn(8, OBSERVATION_DIM, generator=torch.Generator().manual_seed(0))
+    return {**parameters, "actions": algorithm.sample_actions(nets, observations, config, Key.of(0, 0))}
 
 
 @pytest.fixture(scope="module")

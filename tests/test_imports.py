@@ -42,6 +42,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.report": ("torch",),
     "raymix.files": ("torch", "ray"),
     "raymix.checkpoint": ("torch", "ray"),
+    "raymix.snapshots": ("torch", "ray"),
     "raymix.job": ("torch", "ray"),
     "raymix.plan": ("torch", "ray"),
     "raymix.run_folder": ("torch", "ray"),
