@@ -19,7 +19,11 @@ from raymix.data import fetchreach, minari, toy
 from raymix.data.columns import make_dataset
 from raymix.types import Columns, Dataset, UsageError
 
-_TOYS: dict[str, Callable[[], Dataset]] = {toy.TWO_MODES: toy.two_modes, toy.CHAIN: toy.chain}
+_TOYS: dict[str, Callable[[], Dataset]] = {
+    toy.TWO_MODES: toy.two_modes,
+    toy.CHAIN: toy.chain,
+    toy.NAVIGATION: toy.navigation,
+}
 _SMALL_EPISODES_PER_GOAL = 8
 _FETCHREACH = re.compile(r"(?:raymix/)?fetchreach-multigoal(?:-(\d+))?(?:-v0)?")
 _MINARI_ID = re.compile(r"(?:[\w-]+/)*[\w-]+-v\d+")

@@ -1,7 +1,8 @@
 """Probe data sets with known answers, for tests and for checking a new algorithm in seconds.
 
 `toy/two-modes-v0` asks whether a policy can hold two modes and choose the better one; `toy/chain-v0` asks whether
-a critic learns exact values through a delay and through a time limit.
+a critic learns exact values through a delay and through a time limit; `toy/navigation-v0` asks whether a policy
+chooses a mode that is rare in the data but earns ten times as much (LAPO, Table 1).
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from raymix.types import Columns, Dataset
 
 TWO_MODES = "toy/two-modes-v0"
 CHAIN = "toy/chain-v0"
+NAVIGATION = "toy/navigation-v0"
 CHAIN_LENGTH = 5
 _TWO_MODES_EPISODES = 2000
 _CHAIN_PAIRS = 200
 _CHAIN_CUT = 3
+_NAVIGATION_EPISODES = 10_000
+_NAVIGATION_RIGHT = 0.06
+_NAVIGATION_SD = 0.2
 
 
 def two_modes(seed: int = 0) -> Dataset:
@@ -88,3 +93,45 @@ def chain(seed: int = 0) -> Dataset:
 def chain_values(discount: float) -> np.ndarray:
     """(5,) float64: the exact Q(state i, any action) of `toy/chain-v0`, which is discount ** (4 - i)."""
     return discount ** np.arange(CHAIN_LENGTH - 1, -1, -1, dtype=np.float64)
+
+
+def navigation(seed: int = 0) -> Dataset:
+    """10,000 one-step episodes of `raymix/OneStepNavigation-v0` (LAPO, Table 1): 94 % go left, 6 % right.
+
+    Observations (2,) are normal noise of sd 0.01. The action in [-2, 2] is N(-1, 0.2) (source `left`, reward 1) or
+    N(+1, 0.2) (source `right`, reward 10), cut off where the rewards end, at 0.5 from the mode. Cloning the
+    behaviour earns 1.54, the mean action (-0.88) 1, the better mode 10. Scores: 0 is no reward, 100 is 10. The paper
+    gives the rewards only; the shares and the widths are raymix's.
+    """
+    import gymnasium
+
+    import raymix.envs  # noqa: F401  (registers the environment)
+    from raymix.envs.one_step_navigation import MODE_DISTANCE, MODE_RADIUS, NOISE, navigation_reward
+
+    generator = np.random.default_rng(seed)
+    number = _NAVIGATION_EPISODES
+    right = generator.permutation(number) < round(_NAVIGATION_RIGHT * number)
+    spread = _NAVIGATION_SD * generator.standard_normal(2 * number)
+    spread = spread[np.abs(spread) < MODE_RADIUS][:number]
+    transition = np.arange(2 * number) % 2 == 0
+    actions = np.zeros((2 * number, 1), dtype=np.float32)
+    actions[transition, 0] = np.where(right, MODE_DISTANCE, -MODE_DISTANCE) + spread
+    columns = Columns(
+        observations=(NOISE * generator.standard_normal((2 * number, 2))).astype(np.float32),
+        actions=actions,
+        rewards=np.where(transition, navigation_reward(actions), 0).astype(np.float32),
+        terminals=transition,
+        timeouts=np.zeros(2 * number, dtype=bool),
+        episode=np.repeat(np.arange(number, dtype=np.int32), 2),
+        source=np.repeat(right.astype(np.int16), 2),
+    )
+    return make_dataset(
+        columns,
+        NAVIGATION,
+        action_low=[-2.0],
+        action_high=[2.0],
+        environment=gymnasium.spec("raymix/OneStepNavigation-v0").to_json(),
+        reference_min=0.0,
+        reference_max=10.0,
+        sources=("left", "right"),
+    )

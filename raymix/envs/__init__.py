@@ -8,3 +8,4 @@ register(
     max_episode_steps=50,
 )
 register(id="raymix/TwoModes-v0", entry_point="raymix.envs.two_modes:TwoModes")
+register(id="raymix/OneStepNavigation-v0", entry_point="raymix.envs.one_step_navigation:OneStepNavigation")
