@@ -151,7 +151,7 @@ class Replay:
             network: {name: self.weights("w0", f"targets/{network}", name).clone() for name in self.parameters[network]}
             for network in stated.targets
         }
-        self.nets = Networks(modules, self.parameters, self.targets)
+        self.modules, self.nets = modules, Networks(modules, self.parameters, self.targets)
         self._run(stated, config)
 
     @property
@@ -183,8 +183,10 @@ class Replay:
             if any(name.startswith(f"w{step}/") for name in self.recording.arrays):
                 self._compare_weights(f"w{step}", step)
         observations = self.recording["eval/state"]
+        slow = {name: self.targets[name] for name in self.algorithm.acting_targets}
+        acting = Networks(self.modules, {**self.parameters, **slow})
         with torch.no_grad():
-            actions = self.algorithm.sample_actions(self.nets, observations, self.config)
+            actions = self.algorithm.sample_actions(acting, observations, self.config)
         self.compare("evaluated actions", STEPS, actions, self.recording["eval/action"].clamp(-1.0, 1.0), 2e-5)
 
     def _update(self, update: Update, step: int, adam: torch.optim.Adam, total: int) -> None:

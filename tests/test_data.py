@@ -284,6 +284,26 @@ def test_one_step_toys_earn_what_they_say():
     assert sorted(set(toy.readable().columns.rewards[::2])) == [-1.0, 1.0]
 
 
+def test_navigation_is_mostly_the_poorer_mode():
+    """Catches the modes swapped, actions beyond the rewarded intervals, and another share than 6 %."""
+    dataset = toy.navigation()
+    columns, spec = dataset.columns, dataset.spec
+    rows = columns.transition_rows()
+    right = columns.source[rows] == 1
+    assert (len(rows), right.sum()) == (10_000, 600)
+    assert [spec.normalized_score(score) for score in (0.0, 10.0)] == [0.0, 100.0]
+    assert spec.returns_mean == pytest.approx(0.94 + 0.6)
+    actions = columns.actions[rows, 0]
+    for side, centre in ((right, 1.0), (~right, -1.0)):
+        assert actions[side].mean() == pytest.approx(centre, abs=0.03)
+        assert actions[side].std() == pytest.approx(0.19, abs=0.02)  # 0.2, cut off at 2.5 standard deviations
+        assert np.abs(actions[side] - centre).max() <= 0.5
+    assert np.array_equal(columns.rewards[rows], np.where(right, 10.0, 1.0))
+    assert columns.terminals[rows].all()
+    assert np.abs(columns.observations[rows]).max() < 0.06
+    assert toy.navigation().spec.hash == spec.hash != toy.navigation(seed=1).spec.hash
+
+
 @pytest.mark.parametrize("discount", [0.0, 0.9, 1.0])
 def test_chain_values_are_the_fixed_point_of_its_data(discount: float):
     columns = toy.chain().columns
@@ -558,6 +578,7 @@ def test_a_damaged_cache_of_numbers_is_read_again(root: Path):
         ("raymix/fetchreach-multigoal-8-v0", "raymix/fetchreach-multigoal-8-v0"),
         ("two-modes", "toy/two-modes-v0"),
         ("wide-and-narrow", "toy/wide-and-narrow-v0"),
+        ("navigation", "toy/navigation-v0"),
         ("mujoco/hopper/medium-v0", "mujoco/hopper/medium-v0"),
         ("chain+two-modes", "toy/chain-v0 + toy/two-modes-v0"),
     ],
@@ -597,6 +618,7 @@ def test_known_lists_what_can_be_loaded(root: Path):
         "toy/two-modes-v0",
         "toy/two-goals-v0",
         "toy/wide-and-narrow-v0",
+        "toy/navigation-v0",
     }
     full = entries["raymix/fetchreach-multigoal-v0"]
     assert (full["short_name"], full["local"], full["transitions"]) == ("fetchreach-multigoal", False, 100_000)

@@ -135,6 +135,8 @@ class Algorithm:
     phases: ClassVar[tuple[Phase, ...]]
     acting: ClassVar[tuple[str, ...]]
     """The networks that `sample_actions` calls."""
+    acting_targets: ClassVar[tuple[str, ...]] = ()
+    """Those of `acting` whose slow copy acts; `sample_actions` calls them by their plain name."""
     uses_next_actions: ClassVar[bool] = False
     """True: transitions without a next action (the last before a time limit) are not sampled."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

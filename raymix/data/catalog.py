@@ -27,6 +27,7 @@ _TOYS: dict[str, Callable[[], Dataset]] = {
     toy.TWO_MODES: toy.two_modes,
     toy.TWO_GOALS: toy.two_goals,
     toy.WIDE_AND_NARROW: toy.wide_and_narrow,
+    toy.NAVIGATION: toy.navigation,
 }
 _SMALL_EPISODES_PER_GOAL = 8
 _FETCHREACH = re.compile(r"(?:raymix/)?fetchreach-multigoal(?:-(\d+))?(?:-v0)?")

@@ -5,7 +5,8 @@
 improves on the data's mean action, `toy/two-modes-v0` whether it can hold two modes and choose the better one. Each
 step builds on the one before: the first that fails points at the part that is wrong. `toy/two-goals-v0` asks all of it
 of a policy that has to stay on one of two equally good ways for many steps, and `toy/wide-and-narrow-v0` whether a
-model of the behaviour knows where its actions spread (the toy of TD3+RKL, Cai et al., 2022, figure 3).
+model of the behaviour knows where its actions spread (the toy of TD3+RKL, Cai et al., 2022, figure 3);
+`toy/navigation-v0` asks whether a policy chooses a mode that is rare but earns ten times as much (LAPO, table 1).
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ TWO_MODES = "toy/two-modes-v0"
 CHAIN = "toy/chain-v0"
 TWO_GOALS = "toy/two-goals-v0"
 WIDE_AND_NARROW = "toy/wide-and-narrow-v0"
+NAVIGATION = "toy/navigation-v0"
 CHAIN_LENGTH = 5
 _ONE_STEP_EPISODES = 1000
 _TWO_MODES_EPISODES = 2000
 _WIDE_AND_NARROW_EPISODES = 2000
 _CHAIN_PAIRS = 200
 _CHAIN_CUT = 3
+_NAVIGATION_EPISODES = 10_000
+_NAVIGATION_RIGHT = 0.06
+_NAVIGATION_SD = 0.2
 _TWO_GOALS_EPISODES = 400
 _TWO_GOALS_WAYPOINTS = ((0.0, 0.0), (0.42, 0.28), (0.7, 0.7))
 _TWO_GOALS_SPEED, _TWO_GOALS_NOISE, _TWO_GOALS_NEAR = 0.8, 0.07, 0.05
@@ -243,3 +248,45 @@ def wide_and_narrow(seed: int = 0) -> Dataset:
 def wide_and_narrow_std(states: np.ndarray) -> np.ndarray:
     """The std of `toy/wide-and-narrow-v0`'s actions before they are clipped: 0.45 at -1, 0.05 at 1, linear between."""
     return 0.25 - 0.2 * states
+
+
+def navigation(seed: int = 0) -> Dataset:
+    """10,000 one-step episodes of `raymix/OneStepNavigation-v0` (LAPO, Table 1): 94 % go left, 6 % right.
+
+    Observations (2,) are normal noise of sd 0.01. The action in [-2, 2] is N(-1, 0.2) (source `left`, reward 1) or
+    N(+1, 0.2) (source `right`, reward 10), cut off where the rewards end, at 0.5 from the mode. Cloning the
+    behaviour earns 1.54, the mean action (-0.88) 1, the better mode 10. Scores: 0 is no reward, 100 is 10. The paper
+    gives the rewards only; the shares and the widths are raymix's.
+    """
+    import gymnasium
+
+    import raymix.envs  # noqa: F401  (registers the environment)
+    from raymix.envs.one_step_navigation import MODE_DISTANCE, MODE_RADIUS, NOISE, navigation_reward
+
+    generator = np.random.default_rng(seed)
+    number = _NAVIGATION_EPISODES
+    right = generator.permutation(number) < round(_NAVIGATION_RIGHT * number)
+    spread = _NAVIGATION_SD * generator.standard_normal(2 * number)
+    spread = spread[np.abs(spread) < MODE_RADIUS][:number]
+    transition = np.arange(2 * number) % 2 == 0
+    actions = np.zeros((2 * number, 1), dtype=np.float32)
+    actions[transition, 0] = np.where(right, MODE_DISTANCE, -MODE_DISTANCE) + spread
+    columns = Columns(
+        observations=(NOISE * generator.standard_normal((2 * number, 2))).astype(np.float32),
+        actions=actions,
+        rewards=np.where(transition, navigation_reward(actions), 0).astype(np.float32),
+        terminals=transition,
+        timeouts=np.zeros(2 * number, dtype=bool),
+        episode=np.repeat(np.arange(number, dtype=np.int32), 2),
+        source=np.repeat(right.astype(np.int16), 2),
+    )
+    return make_dataset(
+        columns,
+        NAVIGATION,
+        action_low=[-2.0],
+        action_high=[2.0],
+        environment=gymnasium.spec("raymix/OneStepNavigation-v0").to_json(),
+        reference_min=0.0,
+        reference_max=10.0,
+        sources=("left", "right"),
+    )

@@ -9,3 +9,4 @@ register(
 )
 register(id="raymix/TwoGoals-v0", entry_point="raymix.envs.two_goals:TwoGoals", max_episode_steps=60)
 register(id="raymix/TwoModes-v0", entry_point="raymix.envs.two_modes:TwoModes")
+register(id="raymix/OneStepNavigation-v0", entry_point="raymix.envs.one_step_navigation:OneStepNavigation")

@@ -133,7 +133,9 @@ class Learner:
 
     def acting_weights(self, seat: int) -> dict[str, Tensor]:
         """Host copies of the parameters that `sample_actions` needs, as `network/parameter`."""
-        parameters = {name: self._state["parameters"][name] for name in self.algorithm.acting}
+        slow = self.algorithm.acting_targets
+        kinds = {name: "targets" if name in slow else "parameters" for name in self.algorithm.acting}
+        parameters = {name: self._state[kind][name] for name, kind in kinds.items()}
         return {name: value[seat].detach().cpu().clone() for name, value in flatten(parameters).items()}
 
     # Training

@@ -1,4 +1,5 @@
-"""Conditional variational auto-encoders of actions (PLAS, LAPO, LP-AWAC, WCVAE)."""
+"""Conditional variational auto-encoders of actions, and policies over their latent vectors (PLAS, LAPO, LP-AWAC,
+WCVAE)."""
 
 from __future__ import annotations
 
@@ -25,15 +26,23 @@ class Latent(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """q(z | s, a): observations (B, S), actions (B, A) -> `Latent`."""
+    """q(z | s, a): observations (B, S), actions (B, A) -> `Latent`, its log variance within `bounds`."""
 
-    def __init__(self, standardise: Standardise, action_dim: int, hidden_dims: Sequence[int], latent_dim: int) -> None:
+    def __init__(
+        self,
+        standardise: Standardise,
+        action_dim: int,
+        hidden_dims: Sequence[int],
+        latent_dim: int,
+        bounds: tuple[float, float] = (-20.0, 10.0),
+    ) -> None:
         super().__init__()
-        self.standardise = standardise
+        self.standardise, self.bounds = standardise, bounds
         self.trunk = mlp(len(standardise.mean) + action_dim, hidden_dims, 2 * latent_dim)
 
     def forward(self, observations: Tensor, actions: Tensor) -> Latent:
-        return Latent(*self.trunk(torch.cat((self.standardise(observations), actions), -1)).chunk(2, -1))
+        mean, log_variance = self.trunk(torch.cat((self.standardise(observations), actions), -1)).chunk(2, -1)
+        return Latent(mean, log_variance.clamp(*self.bounds))
 
 
 class Decoder(nn.Module):
@@ -54,3 +63,18 @@ class Decoder(nn.Module):
     def forward(self, observations: Tensor, latent: Tensor) -> Tensor:
         actions = self.trunk(torch.cat((self.standardise(observations), latent), -1))
         return torch.tanh(actions) if self.squash else actions
+
+
+class LatentPolicy(nn.Module):
+    """Observations (B, S) -> (B, L): tanh where `bounded`, to be scaled to the latent box by whoever calls."""
+
+    def __init__(
+        self, standardise: Standardise, hidden_dims: Sequence[int], latent_dim: int, bounded: bool = True
+    ) -> None:
+        super().__init__()
+        self.standardise, self.bounded = standardise, bounded
+        self.trunk = mlp(len(standardise.mean), hidden_dims, latent_dim)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        latent = self.trunk(self.standardise(observations))
+        return torch.tanh(latent) if self.bounded else latent

@@ -78,6 +78,19 @@ class Standardise(nn.Module):
         """
         return cls(spec.observation_mean, [(std**2 + 0.05**2) ** 0.5 for std in spec.observation_std])
 
+    @classmethod
+    def actions(cls, spec: Spec, epsilon: float) -> Standardise:
+        """By the actions' mean and std + epsilon, for actions in the unit box."""
+        mean, scale = [], []
+        for low, high, centre, std in zip(spec.action_low, spec.action_high, spec.action_mean, spec.action_std):
+            mean.append((centre - low) * 2.0 / (high - low) - 1.0)
+            scale.append(std * 2.0 / (high - low) + epsilon)
+        return cls(mean, scale)
+
+    def inverse(self) -> Standardise:
+        """Undoes this one: (x - (-mean / scale)) / (1 / scale) = x * scale + mean."""
+        return Standardise((-self.mean / self.scale).tolist(), (1.0 / self.scale).tolist())
+
     def forward(self, inputs: Tensor) -> Tensor:
         return (inputs - self.mean) / self.scale
 

@@ -32,3 +32,8 @@ class Value(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         return self.trunk(self.standardise(observations)).squeeze(-1)
+
+
+def between_critics(values: Tensor, min_weight: Tensor | float) -> Tensor:
+    """(K, B) -> (B,): min_weight * (the least of K values) + (1 - min_weight) * (the largest)."""
+    return min_weight * values.amin(0) + (1.0 - min_weight) * values.amax(0)
