@@ -21,11 +21,12 @@ as in `lom`; the generator's loss is the non-saturating one.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -190,7 +191,8 @@ def hyper_q(states: Tensor, mixture: Mixture, draws: int = REWARD_DRAWS) -> Tens
 def best_components(mixture: Mixture, values: Tensor, kept: int) -> Mixture:
     """The mixture of the `kept` components with the highest values (N, M), the others' weights 0."""
     best = values.topk(kept, dim=-1).indices
-    return mixture._replace(logits=torch.full_like(mixture.logits, -torch.inf).scatter(-1, best, mixture.logits.gather(-1, best)))
+    nothing = torch.full_like(mixture.logits, -torch.inf)
+    return mixture._replace(logits=nothing.scatter(-1, best, mixture.logits.gather(-1, best)))
 
 
 def sample_mixture(mixture: Mixture) -> Tensor:
@@ -198,3 +200,218 @@ def sample_mixture(mixture: Mixture) -> Tensor:
     component = torch.distributions.Categorical(logits=mixture.logits).sample()[:, None, None]
     mean, std = mixture.means.gather(1, component)[:, 0], component_std(mixture).gather(1, component)[:, 0]
     return LIMIT * (mean + std * torch.randn_like(mean))
+
+
+# Training
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One model of one seed: the actions that it takes at the data's states."""
+
+    model: str
+    """'data', or a key of `EPOCHS`."""
+    rewarded: bool
+    """Of the figure's second row: weighted by reward, or ranked by it."""
+    seed: int
+    epochs: int
+    points: Points
+    seconds: float
+    """Processor time of training; the ranked MDN has that of the MDN."""
+
+    @property
+    def name(self) -> str:
+        """What the table and the figure call it."""
+        if not self.rewarded:
+            return self.model
+        return {"data": "data, reward 1", "MDN": "ranked MDN"}.get(self.model, f"weighted {self.model}")
+
+    @property
+    def rewarded_share(self) -> float:
+        """Share of actions in the rewarded quadrants."""
+        return float(self.points.rewards.mean())
+
+    @property
+    def on_rings_share(self) -> float:
+        """Share of actions on a ring, or within 0.1 of one."""
+        return float(on_rings(self.points.states, self.points.actions).to(torch.float32).mean())
+
+
+FITS: Mapping[str, Callable[[Points, Tensor, int], Sampler]] = {
+    "Gaussian": fit_gaussian,
+    "CVAE": fit_cvae,
+    "CGAN": fit_cgan,
+}
+
+
+def train(seed: int, epochs: Mapping[str, int], progress: Callable[[str], None] = lambda line: None) -> list[Outcome]:
+    """All models on one seed's data, in the figure's order: its first row, then its second without panel (f)."""
+    with _seeded(seed):
+        data = rings()
+    plain = [Outcome("data", False, seed, 0, data, 0.0)]
+    rewarded: list[Outcome] = []
+
+    def outcome(model: str, of_second_row: bool, actions: Tensor, since: float) -> Outcome:
+        points = Points(data.states, actions, reward_of(data.states, actions)[:, 0])
+        made = Outcome(model, of_second_row, seed, epochs[model], points, time.process_time() - since)
+        progress(
+            f"seed {seed}: {made.name}, {made.epochs:,} epochs in {made.seconds:.0f} s of processor time, "
+            f"{made.rewarded_share:.0%} of its actions rewarded"
+        )
+        return made
+
+    for model, fit in FITS.items():
+        for weighted in (False, True):
+            started = time.process_time()
+            weights = torch.exp(REWARD_WEIGHTS[model] * data.rewards * weighted)
+            with _seeded(seed):
+                sample = fit(data, weights, epochs[model])
+                with torch.no_grad():
+                    actions = sample(data.states)
+            (rewarded if weighted else plain).append(outcome(model, weighted, actions, started))
+    started = time.process_time()
+    with _seeded(seed):
+        network = fit_mdn(data, epochs["MDN"])
+        with torch.no_grad():
+            mixture = network(data.states)
+            best = best_components(mixture, hyper_q(data.states, mixture), KEPT)
+            actions, best_actions = sample_mixture(mixture), sample_mixture(best)
+    plain.append(outcome("MDN", False, actions, started))
+    rewarded.append(outcome("MDN", True, best_actions, started))
+    return plain + rewarded
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's global generator starts from `seed` inside, and is as it was outside."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+# Table and figure
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Shares in per cent, one row per model and one column per seed, as aligned text."""
+    names = list(dict.fromkeys(outcome.name for outcome in outcomes))
+    seeds = sorted({outcome.seed for outcome in outcomes})
+    rows = [["model", "rewarded, per seed", "mean", "on the rings", "epochs", "authors' epochs"]]
+    for name in names:
+        own = [outcome for outcome in outcomes if outcome.name == name]
+        shares = [100.0 * outcome.rewarded_share for outcome in own]
+        authors = AUTHORS_EPOCHS.get(own[0].model)
+        rows.append(
+            [
+                name,
+                "  ".join(f"{share:.1f}" for share in shares),
+                f"{np.mean(shares):.1f}",
+                f"{np.mean([100.0 * outcome.on_rings_share for outcome in own]):.1f}",
+                f"{own[0].epochs:,}" if authors else "",
+                f"{authors:,}" if authors else "",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [" | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    lines.insert(1, "-+-".join("-" * width for width in widths))
+    number = len(outcomes[0].points.states)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Per cent of {number:,} actions, one at each state of the data; rewarded: in the first or third quadrant;",
+            f"on the rings: within 0.1 of one. Seeds {', '.join(map(str, seeds))}. The paper prints no numbers.",
+        ]
+    )
+
+
+def to_csv(outcomes: Sequence[Outcome]) -> str:
+    """One line per model and seed."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(("model", "seed", "rewarded_share", "on_rings_share", "epochs", "authors_epochs", "cpu_seconds"))
+    for outcome in outcomes:
+        shares = (f"{outcome.rewarded_share:.4f}", f"{outcome.on_rings_share:.4f}")
+        authors = AUTHORS_EPOCHS.get(outcome.model, 0)
+        writer.writerow((outcome.name, outcome.seed, *shares, outcome.epochs, authors, f"{outcome.seconds:.1f}"))
+    return lines.getvalue()
+
+
+_LEVELS = 8
+_LEAST_SHARE = 0.2
+"""Share of the density's mass outside the outermost contour (the authors')."""
+_BANDWIDTH = 0.5
+"""Multiplies Scott's bandwidth (the authors')."""
+_CELLS = 120
+
+
+def figure(outcomes: Sequence[Outcome]) -> bytes:
+    """The ten panels of one seed as a PNG: densities of states and actions."""
+    plain = [outcome for outcome in outcomes if not outcome.rewarded]
+    second = [plain[0], *(outcome for outcome in outcomes if outcome.rewarded)]
+    style: Any = {"font.size": 7, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6}
+    with matplotlib.rc_context(style):
+        canvas = Figure(figsize=(7.2, 3.3), dpi=300, layout="constrained")
+        FigureCanvasAgg(canvas)
+        axes = canvas.subplots(2, 5, sharex=True, sharey=True)
+        for place, outcome in enumerate([*plain, *second]):
+            panel, in_second = axes.flat[place], place >= len(plain)
+            _quadrants(panel, in_second)
+            if outcome.model == "data" and in_second:
+                for value, colours in ((0.0, "Greys"), (1.0, "Oranges")):
+                    _density(panel, outcome.points, outcome.points.rewards == value, colours)
+                name = "data with rewards"
+            else:
+                everything = torch.ones_like(outcome.points.rewards, dtype=torch.bool)
+                _density(panel, outcome.points, everything, "Oranges" if in_second else "Blues")
+                name = outcome.name
+            panel.set_title(f"({'abcdefghij'[place]}) {name}", fontsize=7, pad=3)
+            if in_second and outcome.model != "data":
+                _note(panel, f"{outcome.rewarded_share:.0%} rewarded")
+        for panel in axes[1]:
+            panel.set_xlabel("state $x$", labelpad=1)
+        for panel in axes[:, 0]:
+            panel.set_ylabel("action $y$", labelpad=-2)
+        image = io.BytesIO()
+        canvas.savefig(image, format="png")
+    return image.getvalue()
+
+
+def _quadrants(axes: Axes, rewarded: bool) -> None:
+    """An empty square panel; the quadrants that pay are tinted where they matter."""
+    axes.set(xlim=(-LIMIT, LIMIT), ylim=(-LIMIT, LIMIT), xticks=(-1, 0, 1), yticks=(-1, 0, 1), aspect="equal")
+    axes.tick_params(length=2, pad=2)
+    for line in (axes.axhline, axes.axvline):
+        line(0.0, color="0.75", linewidth=0.5, zorder=0.6)
+    if rewarded:
+        for sign in (-1, 1):
+            axes.fill_between((0, sign * LIMIT), 0, sign * LIMIT, color="#fff3e2", linewidth=0, zorder=0.5)
+
+
+def _note(axes: Axes, words: str) -> None:
+    axes.text(0.97, 0.03, words, transform=axes.transAxes, ha="right", va="bottom", fontsize=6, color="0.25")
+
+
+def _density(axes: Axes, points: Points, chosen: Tensor, colours: str) -> None:
+    """Filled contours of a kernel density, each enclosing a further share of its mass."""
+    places = torch.cat((points.states, points.actions), -1)[chosen].double().numpy().T
+    kernel = gaussian_kde(places, bw_method=lambda kernel: _BANDWIDTH * kernel.scotts_factor())
+    ticks = np.linspace(-LIMIT, LIMIT, _CELLS)
+    across, up = np.meshgrid(ticks, ticks)
+    density = kernel(np.stack((across.ravel(), up.ravel()))).reshape(across.shape)
+    ascending = np.sort(density.ravel())
+    mass = np.cumsum(ascending) / ascending.sum()
+    shares = np.linspace(_LEAST_SHARE, 1.0, _LEVELS + 1)[:-1]
+    levels = np.append(ascending[np.searchsorted(mass, shares)], 1.001 * ascending[-1])
+    shades = matplotlib.colormaps[colours](np.linspace(0.25, 0.95, _LEVELS))
+    axes.contourf(across, up, density, levels=levels, colors=shades, zorder=1)
+
+
+def reproduce(folder: Path, progress: Callable[[str], None], seeds: int = 3, epochs: Mapping[str, int] = EPOCHS) -> str:
+    """Train everything, write `lom-fig5.png` (the first seed) and `lom-fig5.csv` into `folder`; returns the table."""
+    outcomes = [outcome for seed in range(seeds) for outcome in train(seed, epochs, progress)]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{NAME}.csv", to_csv(outcomes))
+    progress("drawing the figure")
+    write_atomically(folder / f"{NAME}.png", figure([outcome for outcome in outcomes if outcome.seed == 0]))
+    return table(outcomes)
