@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import raymix
@@ -149,8 +149,8 @@ def algorithms(options: argparse.Namespace) -> None:
         return
     ((name, algorithm),) = found
     print(f"{name}: {summary_of(algorithm)}\n{algorithm.paper}\n")
-    for preset, values in algorithm.presets.items():
-        print(f"preset {preset}: {', '.join(f'{key}={value}' for key, value in values.items())}")
+    for line in preset_lines(algorithm.presets):
+        print(line)
     print()
     fields = algorithm.Config.describe()
     width = max(len(f"{field['name']}={shown(field['default'])}") for field in fields)
@@ -166,7 +166,35 @@ def summary_of(algorithm: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value as `--set` takes it."""
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+FEWEST_IN_TABLE = 4
+"""Presets of the same fields that share a table instead of taking a line each."""
+
+
+def preset_lines(presets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line per preset; many that set the same fields are a table of those in which they differ."""
+    groups: dict[frozenset[str], list[str]] = {}
+    for preset, values in presets.items():
+        groups.setdefault(frozenset(values), []).append(preset)
+    lines, tables = [], []
+    for group in groups.values():
+        if len(group) < FEWEST_IN_TABLE:
+            lines += [f"preset {preset}: {_assignments(presets[preset])}" for preset in group]
+            continue
+        first = presets[group[0]]
+        shared = {name: value for name, value in first.items() if all(presets[one][name] == value for one in group)}
+        fields = [name for name in first if name not in shared]
+        rows = [["preset", *fields], *([one, *(shown(presets[one][name]) for name in fields)] for one in group)]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        tables += ["", *("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)]
+        tables += [f"all of these with {_assignments(shared)}"] if shared else []
+    return lines + tables
+
+
+def _assignments(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={shown(value)}" for name, value in values.items())
 
 
 def data_list(options: argparse.Namespace) -> None:

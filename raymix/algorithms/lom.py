@@ -24,6 +24,10 @@ Differences from the authors' code (MianchuWang/LOM), each with its reason:
 Differences of the paper's text from that code, where the code is followed: `beta` multiplies the advantage (the paper
 prints its inverse); the baseline of the advantage is the policy's action, not the mode's mean (`baseline="mode"` is
 the paper's); the imitation loss is a squared error, not a log-likelihood.
+Presets such as `halfcheetah-medium-replay` are the authors' settings per data set, with `paper`'s other values: the
+plain argmax, 200,000 + 1,000,000 steps. For any other data set their code raises KeyError. Its settings then are not
+known; `paper` stands in with K = 1, M = 5, beta = 5, no action noise, target noise 0.2 and C = 50, raymix's defaults.
+They chose M per data set on the evaluation score.
 The preset `small` is for data of about 1e5 transitions with returns of about 1e2 and minutes of training on a CPU. Its
 `beta` is 1: at 5, a policy that comes to sit on an action that the critic overestimates finds every other action so
 much worse that the weights vanish (`weight_vanished`) and it never leaves. Its `min_component_weight` is 0.05: at 0.02
@@ -80,6 +84,32 @@ class Config(AlgorithmConfig):
     clamp_policy_sample: bool = structure(True, help="clamp log sd when the imitated action is sampled")
 
 
+PAPER = {"min_component_weight": 0.0, "mdn_steps": 200_000, "steps": 1_000_000}
+
+_PUBLISHED_FIELDS = ("num_critics", "num_components", "beta", "action_noise", "target_noise", "weight_max")
+PUBLISHED: dict[str, dict[str, Any]] = {
+    name: {**dict(zip(_PUBLISHED_FIELDS, values, strict=True)), **PAPER}
+    for name, values in {
+        "halfcheetah-medium-replay": (1, 5, 5.0, 0.4, 0.2, 100.0),
+        "halfcheetah-full-replay": (1, 10, 5.0, 0.4, 0.2, 100.0),
+        "halfcheetah-medium": (1, 2, 5.0, 0.4, 0.2, 100.0),
+        "halfcheetah-medium-expert": (2, 1, 0.1, 0.0, 0.0, 50.0),
+        "halfcheetah-expert": (1, 2, 0.1, 0.0, 0.0, 50.0),
+        "hopper-medium-replay": (1, 5, 5.0, 0.0, 0.2, 50.0),
+        "hopper-full-replay": (2, 10, 5.0, 0.0, 0.2, 50.0),
+        "hopper-medium": (3, 5, 5.0, 0.0, 0.2, 50.0),
+        "hopper-medium-expert": (6, 2, 0.1, 0.0, 0.0, 50.0),
+        "hopper-expert": (1, 2, 0.1, 0.0, 0.2, 50.0),
+        "walker2d-medium-replay": (1, 10, 5.0, 0.0, 0.2, 50.0),
+        "walker2d-full-replay": (1, 10, 5.0, 0.0, 0.2, 50.0),
+        "walker2d-medium": (1, 2, 5.0, 0.0, 0.2, 50.0),
+        "walker2d-medium-expert": (3, 5, 0.1, 0.2, 0.0, 50.0),
+        "walker2d-expert": (1, 5, 0.1, 0.2, 0.0, 50.0),
+    }.items()
+}
+"""The authors' settings per D4RL data set."""
+
+
 class HyperCritic(nn.Module):
     """Value of acting by each mode: observations (B, S) -> (B, M)."""
 
@@ -124,7 +154,8 @@ class LOM(Algorithm):
         ),
     )
     presets = {
-        "paper": {"min_component_weight": 0.0, "mdn_steps": 200_000, "steps": 1_000_000},
+        "paper": PAPER,
+        **PUBLISHED,
         "small": {
             "beta": 1.0,
             "min_component_weight": 0.05,
