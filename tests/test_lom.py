@@ -1,4 +1,4 @@
-"""Facts of LOM that the golden numbers do not state by themselves (algorithms.md, sections 6 and 9)."""
+"""Facts of LOM that the golden numbers do not state by themselves."""
 
 from __future__ import annotations
 

@@ -10,10 +10,12 @@ A table whose methods are trained by raymix runs them as one sweep (`run_methods
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 import pkgutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,12 +24,15 @@ from typing import TYPE_CHECKING, Any
 import raymix.reproduce
 from raymix.files import write_atomically
 from raymix.plan import SweepSpec, read_description
-from raymix.types import Dataset, UsageError
+from raymix.report.statistics import summarize
+from raymix.run_folder import writable_folder
+from raymix.types import Dataset, Spec, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
-    from raymix.evaluation.policy import Policy
+    from raymix.evaluation.policy import Policy, PolicyWeights
     from raymix.learner.networks import Networks
 
 
@@ -67,19 +72,37 @@ class Method:
 
 
 @dataclass(frozen=True)
+class Row:
+    """A row of a table beside the paper's."""
+
+    label: str
+    scores: list[float]
+    """One per seed; NaN for one that diverged."""
+    published: float | None = None
+    spread: float | None = None
+
+
+@dataclass(frozen=True)
 class Member:
     """One trained seed of a method."""
 
     seed: int
     networks: Networks
     """All networks and target networks at the last report."""
-    policy: Policy
+    weights: PolicyWeights
+
+    def policy(self, **changes: Any) -> Policy:
+        """How it acts, with other values of hyperparameters that only acting reads."""
+        from raymix.evaluation.policy import Policy
+
+        return Policy(dataclasses.replace(self.weights, config={**self.weights.config, **changes}))
 
 
 def names() -> list[str]:
     """Names of all reproductions."""
     modules = pkgutil.iter_modules(raymix.reproduce.__path__)
-    return sorted(module.name.replace("_", "-") for module in modules if module.name not in ("base", "figures"))
+    stems = [module.name.rpartition("_") for module in modules if module.name not in ("base", "figures")]
+    return sorted(f"{paper}-{part}" for paper, _, part in stems)
 
 
 def find(name: str) -> ModuleType:
@@ -118,35 +141,27 @@ class Run:
         import torch
 
         from raymix import checkpoint
-        from raymix.algorithms import base
-        from raymix.evaluation.policy import Policy, PolicyWeights
         from raymix.job import checkpoint_folders, job_of, reported
-        from raymix.learner.networks import Networks, fresh_networks
-        from raymix.learner.state import unflatten
 
         trial = self._trial(label)
         job = job_of(self._plan, trial, self.folder, device="cpu", capture="auto")
         found, problems = checkpoint.newest(checkpoint_folders(job), limit=reported(job)[0])
         if found is None:
             raise UsageError(f"{self.folder} has no whole checkpoint of {label} ({'; '.join(problems)}); run it again")
-        algorithm, spec = base.find(job.algorithm), self.dataset(label).spec
-        config = algorithm.configure(job.config)
-        members = []
-        for seed, diverged, arrays in zip(found.state["seeds"], found.state["diverged"], found.members, strict=True):
-            if diverged:
-                continue
-            modules = fresh_networks(algorithm, spec, config, seed=0)
-            for module in modules.values():
-                module.requires_grad_(False)
-            tree = unflatten({name: torch.from_numpy(value) for name, value in arrays.items()})
-            acting = {
-                path.removeprefix("parameters/"): value
-                for path, value in arrays.items()
-                if path.startswith("parameters/") and path.split("/")[1] in algorithm.acting
-            }
-            policy = Policy(PolicyWeights(job.algorithm, job.config, spec.to_dict(), seed, acting))
-            members.append(Member(seed, Networks(modules, tree["parameters"], tree["targets"]), policy))
-        return members
+        spec, seeds = self.dataset(label).spec, zip(found.state["seeds"], found.state["diverged"], found.members)
+        return [
+            member_of(job.algorithm, job.config, spec, seed, {n: torch.from_numpy(a) for n, a in arrays.items()})
+            for seed, diverged, arrays in seeds
+            if not diverged
+        ]
+
+    def rows(self, methods: Sequence[Method]) -> list[Row]:
+        """The methods' rows, all seeds."""
+        rows = []
+        for method in methods:
+            label = str(method.spec.label)
+            rows.append(Row(label, list(self.row(label)["scores"]), method.published, method.spread))
+        return rows
 
     def _trial(self, label: str) -> dict[str, Any]:
         return next(trial for trial in self._plan["trials"] if trial["label"] == label)
@@ -166,39 +181,89 @@ def run_methods(name: str, methods: Sequence[Method], options: Options) -> Run:
     return Run(report.run_dir, report.frame)
 
 
-def beside_paper(run: Run, methods: Sequence[Method], title: str) -> str:
-    """The table of all seeds beside the published numbers; also written to the run's `report/beside_paper.txt`."""
-    rows = []
-    for method in methods:
-        label = str(method.spec.label)
-        row = run.row(label)
-        scores = " ".join("diverged" if math.isnan(score) else f"{score:.2f}" for score in row["scores"])
-        interval = f"{row['low']:.2f} to {row['high']:.2f}" if math.isfinite(row["low"]) else "-"
-        rows.append((label, _published(method), f"{row['mean']:.2f}", interval, scores))
-    lines = [("method", "paper", "here", "95 % interval", "per seed"), *rows]
+def member_of(algorithm: str, config: dict[str, Any], spec: Spec, seed: int, tensors: dict[str, Tensor]) -> Member:
+    """A trained agent from its state's tensors (`raymix.learner.state.MemberState`)."""
+    from raymix.algorithms import base
+    from raymix.evaluation.policy import PolicyWeights
+    from raymix.learner.networks import Networks, fresh_networks
+    from raymix.learner.state import unflatten
+
+    found = base.find(algorithm)
+    modules = fresh_networks(found, spec, found.configure(config), seed=0)
+    for module in modules.values():
+        module.requires_grad_(False)
+    tree = unflatten(tensors)
+    acting = {
+        path.removeprefix("parameters/"): value.numpy()
+        for path, value in tensors.items()
+        if path.startswith("parameters/") and path.split("/")[1] in found.acting
+    }
+    networks = Networks(modules, tree["parameters"], tree["targets"])
+    return Member(seed, networks, PolicyWeights(algorithm, config, spec.to_dict(), seed, acting))
+
+
+def train_here(
+    algorithm: str,
+    settings: dict[str, Any],
+    dataset: Dataset,
+    seeds: int,
+    progress: Callable[[str], None],
+    capture: str = "auto",
+) -> list[Member]:
+    """Train seeds 0, 1, ... in this process, for data without an environment to evaluate in."""
+    from raymix.algorithms import base
+    from raymix.packing.local import LocalPack
+
+    config = base.find(algorithm).configure(settings)
+    pack = LocalPack(algorithm, config, list(range(seeds)), dataset, report_every=1_000, capture=capture)
+    while not pack.finished:
+        boundary = pack.advance()
+        progress(f"{algorithm}: {boundary.phase} {boundary.step:,} ({boundary.progress:.0%} done)")
+    return [
+        member_of(algorithm, config.to_dict(), dataset.spec, state.seed, state.tensors) for state in boundary.states
+    ]
+
+
+def new_folder(options: Options, name: str) -> Path:
+    """A folder for a reproduction that is no sweep. Raises `UsageError` for options that only sweeps have."""
+    if options.resume or options.address:
+        raise UsageError(f"{name} takes minutes in this process: run it again, without --resume and --address")
+    folder = writable_folder(options.storage) / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def beside_paper(folder: Path, rows: Sequence[Row], title: str) -> str:
+    """The table of all seeds beside the published numbers; also written to `beside_paper.txt` in the folder."""
+    cells = []
+    for row in rows:
+        summary = summarize(row.scores)
+        scores = " ".join("diverged" if math.isnan(score) else f"{score:.2f}" for score in row.scores)
+        interval = f"{summary.interval[0]:.2f} to {summary.interval[1]:.2f}" if summary.interval else "-"
+        cells.append((row.label, _published(row), f"{summary.mean:.2f}", interval, scores))
+    lines = [("method", "paper", "here", "95 % interval", "per seed"), *cells]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     shown = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-    text = "\n".join(
-        [title, "", shown[0], "-+-".join("-" * width for width in widths), *shown[1:], "", _order(run, methods)]
-    )
-    write_atomically(run.figures / "beside_paper.txt", text + "\n")
+    rule = "-+-".join("-" * width for width in widths)
+    text = "\n".join([title, "", shown[0], rule, *shown[1:], "", _order(rows)])
+    write_atomically(folder / "beside_paper.txt", text + "\n")
     return text
 
 
-def _published(method: Method) -> str:
-    if method.published is None:
+def _published(row: Row) -> str:
+    if row.published is None:
         return "-"
-    return f"{method.published:g}" + (f" +- {method.spread:g}" if method.spread is not None else "")
+    return f"{row.published:g}" + (f" +- {row.spread:g}" if row.spread is not None else "")
 
 
-def _order(run: Run, methods: Sequence[Method]) -> str:
+def _order(rows: Sequence[Row]) -> str:
     """Whether the methods that the paper has come out in its order."""
-    known = [method for method in methods if method.published is not None]
-    theirs = sorted(known, key=lambda method: -float(method.published or 0.0))
-    ours = sorted(known, key=lambda method: -run.row(str(method.spec.label))["mean"])
+    known = [row for row in rows if row.published is not None]
+    theirs = sorted(known, key=lambda row: -float(row.published or 0.0))
+    ours = sorted(known, key=lambda row: -summarize(row.scores).mean)
 
-    def told(order: Sequence[Method]) -> str:
-        return " > ".join(str(method.spec.label) for method in order)
+    def told(order: Sequence[Row]) -> str:
+        return " > ".join(row.label for row in order)
 
     if ours == theirs:
         return f"The means come in the published order: {told(ours)}."

@@ -1,4 +1,4 @@
-"""Figure 5 of LOM (Wang, Jin and Montana, 2024, Appendix A): four density models on a one-step task with many modes.
+"""LOM, figure 5: four density models of actions with many modes, of which half pay (Wang et al., 2024, Appendix A).
 
 States x and actions y are the coordinates of 5,000 points on two rings, a quarter of them with radius 0.3 to 0.5 and
 the others 1.0 to 1.2; the reward is 1 where x and y have one sign, else 0. So each state has two or four modes of
@@ -46,6 +46,7 @@ from raymix.nn.latent import Decoder, Encoder
 from raymix.nn.layers import Standardise, mlp
 from raymix.nn.losses import component_std, latent_divergence, mixture_loss
 from raymix.nn.policies import Mixture, MixturePolicy
+from raymix.reproduce.base import Options, Outcome, new_folder
 
 NAME = "lom-fig5"
 POINTS = 5_000
@@ -206,7 +207,7 @@ def sample_mixture(mixture: Mixture) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Fitted:
     """One model of one seed: the actions that it takes at the data's states."""
 
     model: str
@@ -244,16 +245,16 @@ FITS: Mapping[str, Callable[[Points, Tensor, int], Sampler]] = {
 }
 
 
-def train(seed: int, epochs: Mapping[str, int], progress: Callable[[str], None] = lambda line: None) -> list[Outcome]:
+def train(seed: int, epochs: Mapping[str, int], progress: Callable[[str], None] = lambda line: None) -> list[Fitted]:
     """All models on one seed's data, in the figure's order: its first row, then its second without panel (f)."""
     with _seeded(seed):
         data = rings()
-    plain = [Outcome("data", False, seed, 0, data, 0.0)]
-    rewarded: list[Outcome] = []
+    plain = [Fitted("data", False, seed, 0, data, 0.0)]
+    rewarded: list[Fitted] = []
 
-    def outcome(model: str, of_second_row: bool, actions: Tensor, since: float) -> Outcome:
+    def fitted(model: str, of_second_row: bool, actions: Tensor, since: float) -> Fitted:
         points = Points(data.states, actions, reward_of(data.states, actions)[:, 0])
-        made = Outcome(model, of_second_row, seed, epochs[model], points, time.process_time() - since)
+        made = Fitted(model, of_second_row, seed, epochs[model], points, time.process_time() - since)
         progress(
             f"seed {seed}: {made.name}, {made.epochs:,} epochs in {made.seconds:.0f} s of processor time, "
             f"{made.rewarded_share:.0%} of its actions rewarded"
@@ -268,7 +269,7 @@ def train(seed: int, epochs: Mapping[str, int], progress: Callable[[str], None] 
                 sample = fit(data, weights, epochs[model])
                 with torch.no_grad():
                     actions = sample(data.states)
-            (rewarded if weighted else plain).append(outcome(model, weighted, actions, started))
+            (rewarded if weighted else plain).append(fitted(model, weighted, actions, started))
     started = time.process_time()
     with _seeded(seed):
         network = fit_mdn(data, epochs["MDN"])
@@ -276,8 +277,8 @@ def train(seed: int, epochs: Mapping[str, int], progress: Callable[[str], None] 
             mixture = network(data.states)
             best = best_components(mixture, hyper_q(data.states, mixture), KEPT)
             actions, best_actions = sample_mixture(mixture), sample_mixture(best)
-    plain.append(outcome("MDN", False, actions, started))
-    rewarded.append(outcome("MDN", True, best_actions, started))
+    plain.append(fitted("MDN", False, actions, started))
+    rewarded.append(fitted("MDN", True, best_actions, started))
     return plain + rewarded
 
 
@@ -292,21 +293,21 @@ def _seeded(seed: int) -> Iterator[None]:
 # Table and figure
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
+def table(fitted_models: Sequence[Fitted]) -> str:
     """Shares in per cent, one row per model and one column per seed, as aligned text."""
-    names = list(dict.fromkeys(outcome.name for outcome in outcomes))
-    seeds = sorted({outcome.seed for outcome in outcomes})
+    names = list(dict.fromkeys(fitted.name for fitted in fitted_models))
+    seeds = sorted({fitted.seed for fitted in fitted_models})
     rows = [["model", "rewarded, per seed", "mean", "on the rings", "epochs", "authors' epochs"]]
     for name in names:
-        own = [outcome for outcome in outcomes if outcome.name == name]
-        shares = [100.0 * outcome.rewarded_share for outcome in own]
+        own = [fitted for fitted in fitted_models if fitted.name == name]
+        shares = [100.0 * fitted.rewarded_share for fitted in own]
         authors = AUTHORS_EPOCHS.get(own[0].model)
         rows.append(
             [
                 name,
                 "  ".join(f"{share:.1f}" for share in shares),
                 f"{np.mean(shares):.1f}",
-                f"{np.mean([100.0 * outcome.on_rings_share for outcome in own]):.1f}",
+                f"{np.mean([100.0 * fitted.on_rings_share for fitted in own]):.1f}",
                 f"{own[0].epochs:,}" if authors else "",
                 f"{authors:,}" if authors else "",
             ]
@@ -314,7 +315,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [" | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     lines.insert(1, "-+-".join("-" * width for width in widths))
-    number = len(outcomes[0].points.states)
+    number = len(fitted_models[0].points.states)
     return "\n".join(
         [
             *lines,
@@ -325,15 +326,15 @@ def table(outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def to_csv(outcomes: Sequence[Outcome]) -> str:
+def to_csv(fitted_models: Sequence[Fitted]) -> str:
     """One line per model and seed."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(("model", "seed", "rewarded_share", "on_rings_share", "epochs", "authors_epochs", "cpu_seconds"))
-    for outcome in outcomes:
-        shares = (f"{outcome.rewarded_share:.4f}", f"{outcome.on_rings_share:.4f}")
-        authors = AUTHORS_EPOCHS.get(outcome.model, 0)
-        writer.writerow((outcome.name, outcome.seed, *shares, outcome.epochs, authors, f"{outcome.seconds:.1f}"))
+    for fitted in fitted_models:
+        shares = (f"{fitted.rewarded_share:.4f}", f"{fitted.on_rings_share:.4f}")
+        authors = AUTHORS_EPOCHS.get(fitted.model, 0)
+        writer.writerow((fitted.name, fitted.seed, *shares, fitted.epochs, authors, f"{fitted.seconds:.1f}"))
     return lines.getvalue()
 
 
@@ -345,29 +346,29 @@ _BANDWIDTH = 0.5
 _CELLS = 120
 
 
-def figure(outcomes: Sequence[Outcome]) -> bytes:
+def figure(fitted_models: Sequence[Fitted]) -> bytes:
     """The ten panels of one seed as a PNG: densities of states and actions."""
-    plain = [outcome for outcome in outcomes if not outcome.rewarded]
-    second = [plain[0], *(outcome for outcome in outcomes if outcome.rewarded)]
+    plain = [fitted for fitted in fitted_models if not fitted.rewarded]
+    second = [plain[0], *(fitted for fitted in fitted_models if fitted.rewarded)]
     style: Any = {"font.size": 7, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6}
     with matplotlib.rc_context(style):
         canvas = Figure(figsize=(7.2, 3.3), dpi=300, layout="constrained")
         FigureCanvasAgg(canvas)
         axes = canvas.subplots(2, 5, sharex=True, sharey=True)
-        for place, outcome in enumerate([*plain, *second]):
+        for place, fitted in enumerate([*plain, *second]):
             panel, in_second = axes.flat[place], place >= len(plain)
             _quadrants(panel, in_second)
-            if outcome.model == "data" and in_second:
+            if fitted.model == "data" and in_second:
                 for value, colours in ((0.0, "Greys"), (1.0, "Oranges")):
-                    _density(panel, outcome.points, outcome.points.rewards == value, colours)
+                    _density(panel, fitted.points, fitted.points.rewards == value, colours)
                 name = "data with rewards"
             else:
-                everything = torch.ones_like(outcome.points.rewards, dtype=torch.bool)
-                _density(panel, outcome.points, everything, "Oranges" if in_second else "Blues")
-                name = outcome.name
+                everything = torch.ones_like(fitted.points.rewards, dtype=torch.bool)
+                _density(panel, fitted.points, everything, "Oranges" if in_second else "Blues")
+                name = fitted.name
             panel.set_title(f"({'abcdefghij'[place]}) {name}", fontsize=7, pad=3)
-            if in_second and outcome.model != "data":
-                _note(panel, f"{outcome.rewarded_share:.0%} rewarded")
+            if in_second and fitted.model != "data":
+                _note(panel, f"{fitted.rewarded_share:.0%} rewarded")
         for panel in axes[1]:
             panel.set_xlabel("state $x$", labelpad=1)
         for panel in axes[:, 0]:
@@ -407,11 +408,18 @@ def _density(axes: Axes, points: Points, chosen: Tensor, colours: str) -> None:
     axes.contourf(across, up, density, levels=levels, colors=shades, zorder=1)
 
 
-def reproduce(folder: Path, progress: Callable[[str], None], seeds: int = 3, epochs: Mapping[str, int] = EPOCHS) -> str:
+def reproduce(options: Options) -> Outcome:
+    """Train everything in a folder of its own; the table and the ten panels."""
+    folder = new_folder(options, NAME)
+    text = rebuild(folder, lambda line: None if options.quiet else print(line, flush=True))
+    return Outcome(text, (str(folder / f"{NAME}.png"), str(folder / f"{NAME}.csv")))
+
+
+def rebuild(folder: Path, progress: Callable[[str], None], seeds: int = 3, epochs: Mapping[str, int] = EPOCHS) -> str:
     """Train everything, write `lom-fig5.png` (the first seed) and `lom-fig5.csv` into `folder`; returns the table."""
-    outcomes = [outcome for seed in range(seeds) for outcome in train(seed, epochs, progress)]
+    fitted_models = [fitted for seed in range(seeds) for fitted in train(seed, epochs, progress)]
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{NAME}.csv", to_csv(outcomes))
+    write_atomically(folder / f"{NAME}.csv", to_csv(fitted_models))
     progress("drawing the figure")
-    write_atomically(folder / f"{NAME}.png", figure([outcome for outcome in outcomes if outcome.seed == 0]))
-    return table(outcomes)
+    write_atomically(folder / f"{NAME}.png", figure([fitted for fitted in fitted_models if fitted.seed == 0]))
+    return table(fitted_models)
