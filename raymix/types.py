@@ -155,6 +155,6 @@ class Dataset:
 
 
 def return_percentiles(returns: np.ndarray) -> np.ndarray:
-    """(E,) int64 in 1 ... 100: which hundredth of the returns (E,) each one is in; equal returns share the highest."""
+    """(E,) float64 from 1 to 100: which hundredth of the returns (E,) each is in; equal ones share their middle."""
     edges = np.quantile(returns, np.arange(1, 100) / 100)
-    return 1 + np.searchsorted(edges, returns, side="right")
+    return 1.0 + (np.searchsorted(edges, returns, side="left") + np.searchsorted(edges, returns, side="right")) / 2

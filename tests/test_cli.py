@@ -67,8 +67,8 @@ def test_resuming_a_run_of_another_algorithm_is_refused(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["algorithms", "lomm"], ["lomm", "bc, lom, mdn"]),
-        (["train", "bcc", "--dataset", "two-modes"], ["bcc", "bc, lom, mdn"]),
+        (["algorithms", "lomm"], ["lomm", "bc, ", "lom, ", "mdn"]),
+        (["train", "bcc", "--dataset", "two-modes"], ["bcc", "bc, ", "lom, ", "mdn"]),
         (["train", "bc", "--dataset", "two-modes", "--preset", "big"], ["big", "small"]),
         (["train", "bc", "--dataset", "two-mode"], ["two-modes"]),
         (["train", "bc", "--dataset", "two-modes", "--device", "cuda:9"], ["cuda:9"]),

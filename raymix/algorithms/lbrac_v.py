@@ -37,9 +37,12 @@ phase `main` included, sees the same targets.
 Where paper and code differ: two critics and their minimum as in the code (the paper's equations have one Q); the
 commitment is the paper's 1 - cos (the code drops the 1, which has no gradient). The divergence moves the behaviour
 too, as in the code; `stop_grad_behavior` keeps it from that. The code's command line asks for no value penalty, and
-its agent applies it all the same: so does this. `beta` is 1 there on raw rewards: next to rewards of 5 a step that is
-little, next to rewards in [0, 1] it rules. The log standard deviation is clipped to [-10, 10] as theirs; the preset
-`small` takes [-5, 2].
+its agent applies it all the same: so does this. The log standard deviation is clipped to [-10, 10] as theirs; the
+preset `small` takes [-5, 2].
+`beta` is 1 there on raw rewards: next to rewards of 5 a step that is little, next to rewards in [0, 1] it rules. And
+each transition's penalty is against its own trajectory's behaviour: where sources share states, the policy is held
+near all of them there and may end between them (`toy/two-modes-v0`: return 0 at beta 1, 1 at beta 0.001, although
+the codes tell the sources apart in both).
 """
 
 from __future__ import annotations
@@ -343,7 +346,7 @@ def assignment(trajectories: Tensor, codes: Tensor) -> Tensor:
 
 def best_code(assignments: Tensor, returns: Tensor, num_codes: int) -> int:
     """The code whose trajectories have the highest mean return percentile; one without trajectories never is it."""
-    percentiles = torch.from_numpy(return_percentiles(returns.numpy())).double()
+    percentiles = torch.from_numpy(return_percentiles(returns.numpy()))
     counts = torch.bincount(assignments, minlength=num_codes)
     sums = torch.bincount(assignments, weights=percentiles, minlength=num_codes)
     return int(torch.where(counts > 0, sums / counts.clamp(min=1), -torch.inf).argmax())

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from raymix import snapshots
 from raymix.files import write_atomically
@@ -37,8 +38,9 @@ def write_embedding_figures(folder: str) -> list[str]:
     no such embeddings, for one whose data set is gone or another now, and for a folder that cannot be written.
     """
     run_dir = find_run(folder)
-    found = [each for each in snapshots.find(run_dir) if _names(each) >= {TRAJECTORIES, CODES, POLICY}]
-    if not found:
+    found = snapshots.find(run_dir)
+    # A run has one algorithm, so its snapshots hold the same names.
+    if not found or not found[0].read().keys() >= {TRAJECTORIES, CODES, POLICY}:
         raise UsageError(
             f"{run_dir} has no snapshots of trajectory embeddings; they come with the reports of an algorithm that"
             " learns some (lbrac_v)"
@@ -59,7 +61,8 @@ def write_embedding_figures(folder: str) -> list[str]:
             reports = list(group)
             trial, seed = trials[config], reports[0].seed
             kept = _spread([each for each in reports if each.seed == seed])
-            title = f"{trial['algorithm']} on {trial['dataset']}, {trial['label']}; phase {phase}, seed {seed}"
+            words = f"{trial['algorithm']} on {trial['dataset']}" + (f", {trial['label']}" if len(trials) > 1 else "")
+            title = f"{words}; phase {phase}, seed {seed}"
             panels = {each.step: each.read() for each in kept}
             path = str(target / f"embeddings-{config}-{phase}-seed{seed}.png")
             embedding_figure(
@@ -77,8 +80,8 @@ def embedding_figure(
     """Write a PNG with one panel per gradient step in `panels`, whose values are the arrays of a snapshot.
 
     Trajectories are points, coloured by their return percentile (M,); codes are stars with the number of trajectories
-    assigned to them, pale where that is none; the policy's own embedding is a triangle. All are scaled to length 1 and
-    projected to the plane of most variance of the trajectories. Panels differ in plane, axes point alike.
+    assigned to them, hollow where that is none; the policy's own embedding is a triangle. All are scaled to length 1,
+    and projected to the plane of most variance of the trajectories. Panels differ in plane, axes point alike.
     """
     style: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style):
@@ -97,7 +100,10 @@ def embedding_figure(
         bar = figure.colorbar(scale, ax=axes.tolist(), ticks=[1, 25, 50, 75, 100], aspect=30, pad=0.01)
         bar.set_label("return percentile of the trajectory", fontsize=7)
         figure.suptitle(title, fontsize=8)
-        handles = [_mark("o", "0.5", "trajectory", 3), _mark("*", _STAR, "code, and its trajectories", 9)]
+        handles = [
+            _mark("o", "0.5", "trajectory", 3),
+            _mark("*", _STAR, "code, and how many trajectories it has (hollow: none)", 9),
+        ]
         handles += [_mark("^", _TRIANGLE, "policy", 6)] if with_policy else []
         figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=7)
         image = io.BytesIO()
@@ -129,12 +135,23 @@ def _panel(
         linewidths=0,
     )
     counts = np.bincount((trajectories @ codes.T).argmax(1), minlength=len(codes))
-    for used, alpha in ((counts == 0, 0.3), (counts > 0, 1.0)):
-        style: dict[str, Any] = {"s": 110, "color": _STAR, "edgecolors": "white", "linewidths": 0.6, "alpha": alpha}
-        axes.scatter(stars[used, 0], stars[used, 1], marker="*", **style)
-    for place, count in zip(stars, counts, strict=True):
-        if count:
-            axes.annotate(f"{count:,}", place, (0, 6), textcoords="offset points", ha="center", fontsize=6, color=_STAR)
+    for used, face in ((counts == 0, "white"), (counts > 0, _STAR)):
+        style: dict[str, Any] = {"s": 90, "facecolors": face, "edgecolors": _STAR if face == "white" else "white"}
+        axes.scatter(stars[used, 0], stars[used, 1], marker="*", linewidths=0.7, zorder=3, **style)
+    for number in np.flatnonzero(counts):
+        # Above its star, or below where the nearest other star is above.
+        others = np.delete(stars, number, 0) - stars[number]
+        below = len(others) > 0 and others[np.abs(others).sum(1).argmin(), 1] > 0
+        axes.annotate(
+            f"{counts[number]:,}",
+            stars[number],
+            (0, -11 if below else 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=6,
+            zorder=4,
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
+        )
     if with_policy:
         axes.scatter(
             triangle[0, 0],
@@ -179,7 +196,3 @@ def _spread(kept: Sequence[Snapshot]) -> list[Snapshot]:
     """At most four of them, evenly over the phase, the first and the last included."""
     places = np.linspace(0, len(kept) - 1, min(len(kept), _MOST_PANELS)).round().astype(int)
     return [kept[place] for place in places]
-
-
-def _names(snapshot: Snapshot) -> set[str]:
-    return set(snapshot.read())
