@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from raymix.algorithms.base import names
 from raymix.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -67,8 +68,8 @@ def test_resuming_a_run_of_another_algorithm_is_refused(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["algorithms", "lomm"], ["lomm", "bc, ", "lom, ", "mdn"]),
-        (["train", "bcc", "--dataset", "two-modes"], ["bcc", "bc, ", "lom, ", "mdn"]),
+        (["algorithms", "lomm"], ["lomm", ", ".join(names())]),
+        (["train", "bcc", "--dataset", "two-modes"], ["bcc", ", ".join(names())]),
         (["train", "bc", "--dataset", "two-modes", "--preset", "big"], ["big", "small"]),
         (["train", "bc", "--dataset", "two-mode"], ["two-modes"]),
         (["train", "bc", "--dataset", "two-modes", "--device", "cuda:9"], ["cuda:9"]),
