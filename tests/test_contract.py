@@ -308,7 +308,7 @@ def other_values(field: dataclasses.Field, value: Any) -> Iterator[Any]:
 
 
 def trained(algorithm: Algorithm, config: AlgorithmConfig) -> dict[str, torch.Tensor]:
-    """The networks after all phases, and the actions at some observations: a field may matter to acting alone."""
+    """The networks after all phases."""
     state = None
     for phase in algorithm.phases:
         learner = Learner(algorithm, config, phase.name, replay_for(algorithm), 1, "eager")
@@ -316,13 +316,7 @@ def trained(algorithm: Algorithm, config: AlgorithmConfig) -> dict[str, torch.Te
         learner.run(getattr(config, phase.steps))
         state = learner.state(0)
     assert state is not None
-    nets = Networks(learner._modules, unflatten(learner.acting_weights(0)))
-    scalars = {name: torch.tensor(value) for name, value in config.of_kind("scalar").items()}
-    lifted = LiftedConfig(config.of_kind("structure"), scalars)
-    observations = torch.randn(10, OBSERVATION_DIM, generator=torch.Generator().manual_seed(0))
-    actions = algorithm.sample_actions(nets, observations, lifted, Key.of(3, 4))
-    networks = {path: value for path, value in state.tensors.items() if path.startswith("parameters/")}
-    return {**networks, "actions": actions}
+    return {path: value for path, value in state.tensors.items() if path.startswith("parameters/")}
 
 
 @pytest.fixture(scope="module")
