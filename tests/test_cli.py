@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raymix.algorithms.base import names
-from raymix.cli import main
+from raymix.cli import main, preset_lines
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +36,32 @@ def test_algorithms_for_people(capsys: pytest.CaptureFixture) -> None:
     assert "Learning on One Mode" in output(capsys, "algorithms")
     text = output(capsys, "algorithms", "lom")
     assert "num_components=5" in text and "preset paper" in text
+
+
+def test_many_presets_are_listed_as_a_table_of_what_differs(capsys: pytest.CaptureFixture) -> None:
+    """Catches a line per preset that nobody can compare, a lost preset, and a shared value repeated in each row."""
+    text = output(capsys, "algorithms", "lom")
+    (head,) = (line for line in text.splitlines() if line.startswith("preset  "))
+    assert head.split()[1:] == ["num_critics", "num_components", "beta", "action_noise", "target_noise", "weight_max"]
+    (row,) = (line for line in text.splitlines() if line.startswith("walker2d-expert"))
+    assert row.split() == ["walker2d-expert", "1", "5", "0.1", "0.2", "0.0", "50.0"] and len(row) == len(head)
+    assert "all of these with min_component_weight=0.0, mdn_steps=200000, steps=1000000" in text
+
+
+def test_few_or_unlike_presets_take_a_line_each() -> None:
+    """Catches a table of one row, presets of other fields forced into one, and one whose values are all shared."""
+    few = {"a": {"x": 1}, "b": {"x": 2}, "c": {"y": (8, 8), "x": 1}}
+    assert preset_lines(few) == ["preset a: x=1", "preset b: x=2", "preset c: y=8,8, x=1"]
+    many = {**few, "d": {"x": 3}, "e": {"x": 10}}
+    assert preset_lines(many) == [
+        "preset c: y=8,8, x=1",
+        "",
+        "preset   x",
+        "a        1",
+        "b        2",
+        "d        3",
+        "e       10",
+    ]
 
 
 def test_data_list_and_info(capsys: pytest.CaptureFixture) -> None:

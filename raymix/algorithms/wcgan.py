@@ -28,12 +28,14 @@ Observations are standardised as in `lom`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from raymix.algorithms.base import Algorithm, Phase, Update
 from raymix.config import AlgorithmConfig, scalar, structure
@@ -81,11 +83,15 @@ class Generator(nn.Module):
 
 
 D_MIN = 1e-4
-"""The discriminator's outputs stay this far from 0 and 1 (the authors')."""
+"""The discriminator's probabilities stay this far from 0 and 1 (the authors')."""
+LOG_ODDS_MAX = math.log((1.0 - D_MIN) / D_MIN)
 
 
 class Discriminator(nn.Module):
-    """Probability that an action is the data's: observations (B, S), actions (B, A) -> (B,)."""
+    """Log-odds that an action is the data's: observations (B, S), actions (B, A) -> (B,); D is their sigmoid.
+
+    Log-odds, because log D of a sigmoid rounds otherwise in one seat of a program than in another.
+    """
 
     def __init__(self, standardise: Standardise, hidden_dims: Sequence[int], action_dim: int) -> None:
         super().__init__()
@@ -98,8 +104,8 @@ class Discriminator(nn.Module):
         self.trunk = nn.Sequential(*layers, nn.Linear(width, 1))
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
-        logits = self.trunk(torch.cat((self.standardise(observations), actions), -1)).squeeze(-1)
-        return torch.sigmoid(logits).clamp(D_MIN, 1.0 - D_MIN)
+        log_odds = self.trunk(torch.cat((self.standardise(observations), actions), -1)).squeeze(-1)
+        return log_odds.clamp(-LOG_ODDS_MAX, LOG_ODDS_MAX)
 
 
 class WCGAN(Algorithm):
@@ -141,11 +147,12 @@ class WCGAN(Algorithm):
         real = nets.discriminator(observations, batch.actions)
         generated = nets.generator(observations, key.normal(len(observations), config.noise_dim))
         fake = nets.discriminator(observations, generated)
-        loss = -(weights * torch.log(real)).mean() - weights.mean() * torch.log1p(-fake).mean()
+        # log D is logsigmoid of the log-odds, and log(1 - D) of their negative.
+        loss = -(weights * logsigmoid(real)).mean() - weights.mean() * logsigmoid(-fake).mean()
         return loss, {
-            "d_real": real.mean(),
-            "d_fake": fake.mean(),
-            "clipped": (fake <= D_MIN).to(fake.dtype).mean(),
+            "d_real": logsigmoid(real).exp().mean(),
+            "d_fake": logsigmoid(fake).exp().mean(),
+            "clipped": (fake <= -LOG_ODDS_MAX).to(fake.dtype).mean(),
             "weight_mean": weights.mean(),
             "weight_capped": (weights >= config.weight_max).to(weights.dtype).mean(),
         }
@@ -155,7 +162,7 @@ class WCGAN(Algorithm):
         actions = nets.generator(observations, key.normal(len(observations), config.noise_dim))
         fake = nets.discriminator(observations, actions)
         saturating = config.generator_objective == "saturating"
-        loss = torch.log1p(-fake).mean() if saturating else -torch.log(fake).mean()
+        loss = logsigmoid(-fake).mean() if saturating else -logsigmoid(fake).mean()
         return loss, {"action_std": actions.std(0, correction=0).mean()}
 
     def value_loss(self, nets: Any, batch: Any, config: Any, key: Key) -> tuple[Tensor, dict[str, Tensor]]:
