@@ -2,9 +2,10 @@
 
 from gymnasium.envs.registration import register
 
-register(
-    id="raymix/FetchReachMultiGoal-v0",
-    entry_point="raymix.envs.fetch:FetchReachMultiGoal",
-    max_episode_steps=50,
-)
+for _task in ("Reach", "Push", "PickAndPlace"):
+    register(
+        id=f"raymix/Fetch{_task}MultiGoal-v0",
+        entry_point=f"raymix.envs.fetch:Fetch{_task}MultiGoal",
+        max_episode_steps=50,
+    )
 register(id="raymix/TwoModes-v0", entry_point="raymix.envs.two_modes:TwoModes")
