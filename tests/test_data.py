@@ -22,13 +22,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from minari.data_collector import EpisodeBuffer
 
-from raymix.data import catalog, fetchreach, toy
+from raymix.data import catalog, fetch, toy
 from raymix.data import minari as local_minari
 from raymix.data.columns import Episode, from_episodes, make_dataset
 from raymix.data.table import from_table, to_table
+from raymix.envs.fetch import GOAL_REWARDS
 from raymix.types import Columns, Dataset, UsageError
 
 SMALL = 2
+REACH = fetch.REACH
 BOX = {"action_low": [-1.0, -1.0], "action_high": [1.0, 1.0]}
 
 
@@ -44,14 +46,14 @@ def fetch_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("minari")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(path))
-        fetchreach.make(SMALL, workers=2)
+        fetch.make(REACH, SMALL, workers=2)
     return path
 
 
 @pytest.fixture
 def made(fetch_root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(fetch_root))
-    return fetchreach.dataset_id(SMALL)
+    return fetch.dataset_id(REACH, SMALL)
 
 
 def episode(length: int, seed: int = 0, terminated: bool = False, source: int = 0) -> Episode:
@@ -337,7 +339,7 @@ def test_minari_lists_and_loads_what_we_made(made: str):
     dataset = minari.load_dataset(made)
     assert (dataset.total_episodes, dataset.total_steps) == (4 * SMALL, 200 * SMALL)
     environment = dataset.recover_environment()
-    assert environment.spec.id == fetchreach.ENVIRONMENT
+    assert environment.spec.id == REACH.environment
     references = listed[made]["ref_min_score"], listed[made]["ref_max_score"]
     assert minari.get_normalized_score(dataset, np.array(references)).tolist() == [0.0, 1.0]
     # An episode replays from its recorded seed and actions, bit for bit.
@@ -356,7 +358,7 @@ def test_fetchreach_facts(made: str):
     dataset = catalog.load(f"fetchreach-multigoal-{SMALL}")
     spec, columns = dataset.spec, dataset.columns
     assert spec.name == made
-    assert spec.sources == fetchreach.SOURCES
+    assert spec.sources == fetch.SOURCES
     assert columns.source[columns.last_rows].tolist() == [0, 1, 2, 3] * SMALL
     returns = columns.episode_returns()
     assert (returns[::4] > 85).all()
@@ -370,9 +372,27 @@ def test_fetchreach_facts(made: str):
 
 def test_fetchreach_does_not_depend_on_the_number_of_processes(made: str):
     ticks = []
-    episodes, *_ = fetchreach.generate(SMALL, workers=1, progress=lambda done, total: ticks.append((done, total)))
+    episodes, *_ = fetch.generate(REACH, SMALL, workers=1, progress=lambda done, total: ticks.append((done, total)))
     assert same(from_episodes(episodes), local_minari.load(made).columns)
-    assert ticks[-1] == (4 * SMALL + 2 * fetchreach.REFERENCE_EPISODES,) * 2
+    assert ticks[-1] == (4 * SMALL + 2 * fetch.REFERENCE_EPISODES,) * 2
+
+
+@pytest.mark.parametrize("task", [fetch.PUSH, fetch.PICK_AND_PLACE], ids=lambda task: task.title)
+def test_data_of_the_object_tasks(task: fetch.Task, monkeypatch: pytest.MonkeyPatch):
+    """Catches data that depend on the number of processes, and an expert that misses its goals."""
+    monkeypatch.setattr(fetch, "REFERENCE_EPISODES", 1)
+    episodes, seeds, *references = fetch.generate(task, 1, workers=1)
+    again, *facts = fetch.generate(task, 1, workers=2)
+    columns = from_episodes(episodes)
+    assert same(columns, from_episodes(again))
+    assert facts == [seeds, *references]
+    assert columns.observations.shape == (4 * 51, 25)
+    assert [each.source for each in episodes] == [0, 1, 2, 3]
+    assert np.abs(columns.actions).max() == 1.0
+    # Of four, one may miss: the noise does that to about one in two hundred.
+    reached = [each.rewards[-1] == reward for each, reward in zip(episodes, GOAL_REWARDS, strict=True)]
+    assert sum(reached) >= 3
+    assert 70 < references[1] < 100 and references[0] < 10
 
 
 def test_a_damaged_cache_is_read_again(made: str, caplog: pytest.LogCaptureFixture):
@@ -390,36 +410,36 @@ def test_a_damaged_cache_is_read_again(made: str, caplog: pytest.LogCaptureFixtu
 def test_a_killed_build_leaves_nothing_and_the_next_one_succeeds(root: Path):
     script = f"""
 import sys
-from raymix.data import fetchreach
+from raymix.data import fetch
 if __name__ == "__main__":
-    fetchreach.make({SMALL}, workers=1, progress=lambda done, total: print(done, flush=True))
+    fetch.make(fetch.REACH, {SMALL}, workers=1, progress=lambda done, total: print(done, flush=True))
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         process.send_signal(signal.SIGKILL)
     assert minari.list_local_datasets() == {}
-    assert not fetchreach.is_made(SMALL)
+    assert not fetch.is_made(REACH, SMALL)
     # What another tool may leave behind counts as little.
-    (root / fetchreach.dataset_id(SMALL) / "data").mkdir(parents=True)
-    abandoned = root / ".raymix" / f"build-{fetchreach.dataset_id(SMALL).replace('/', '--')}-x"
+    (root / fetch.dataset_id(REACH, SMALL) / "data").mkdir(parents=True)
+    abandoned = root / ".raymix" / f"build-{fetch.dataset_id(REACH, SMALL).replace('/', '--')}-x"
     abandoned.mkdir()
-    fetchreach.make(SMALL, workers=1)
-    assert list(minari.list_local_datasets()) == [fetchreach.dataset_id(SMALL)]
+    fetch.make(REACH, SMALL, workers=1)
+    assert list(minari.list_local_datasets()) == [fetch.dataset_id(REACH, SMALL)]
     assert not abandoned.exists()
-    assert fetchreach.is_made(SMALL)
+    assert fetch.is_made(REACH, SMALL)
 
 
 def test_two_builds_at_once_make_one_data_set(root: Path):
-    script = f"from raymix.data import fetchreach; print(fetchreach.make({SMALL}, workers=1))"
+    script = f"from raymix.data import fetch; print(fetch.make(fetch.REACH, {SMALL}, workers=1))"
     pair = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate()[0].strip() for process in pair] == [fetchreach.dataset_id(SMALL)] * 2
+    assert [process.communicate()[0].strip() for process in pair] == [fetch.dataset_id(REACH, SMALL)] * 2
     assert [process.returncode for process in pair] == [0, 0]
-    assert list(minari.list_local_datasets()) == [fetchreach.dataset_id(SMALL)]
+    assert list(minari.list_local_datasets()) == [fetch.dataset_id(REACH, SMALL)]
 
 
 def test_a_script_without_a_guard_is_told(root: Path, tmp_path: Path):
     script = tmp_path / "unguarded.py"
-    script.write_text(f"from raymix.data import fetchreach; fetchreach.make({SMALL}, workers=2)")
+    script.write_text(f"from raymix.data import fetch; fetch.make(fetch.REACH, {SMALL}, workers=2)")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 1
@@ -534,11 +554,11 @@ def test_a_damaged_set_of_raymix_is_made_again(root: Path):
     """At once where its metadata tell; else after its folder is deleted, which the message asks for."""
     store_in_minari([episode(3)], "hdf5", name="raymix/fetchreach-multigoal-2-v0")
     data = root / "raymix" / "fetchreach-multigoal-2-v0" / "data"
-    rewrite(data, total_episodes=4 * SMALL, sources=list(fetchreach.SOURCES))
+    rewrite(data, total_episodes=4 * SMALL, sources=list(fetch.SOURCES))
     with pytest.raises(UsageError, match=r"delete the folder, and raymix makes it again\.$"):
         catalog.load("fetchreach-multigoal-2")
     rewrite(data, total_episodes=None)
-    assert not fetchreach.is_made(SMALL)
+    assert not fetch.is_made(REACH, SMALL)
 
 
 def test_the_lock_of_a_build_is_free_afterwards(root: Path, monkeypatch: pytest.MonkeyPatch):
@@ -551,8 +571,8 @@ def test_the_lock_of_a_build_is_free_afterwards(root: Path, monkeypatch: pytest.
             locks.append(self)
 
     monkeypatch.setattr(filelock, "FileLock", Recorded)
-    monkeypatch.setattr(fetchreach, "_build", lambda *_: None)
-    fetchreach.make(SMALL)
+    monkeypatch.setattr(fetch, "_build", lambda *_: None)
+    fetch.make(REACH, SMALL)
     assert [lock.is_locked for lock in locks] == [False]
 
 
@@ -576,6 +596,8 @@ def test_a_damaged_cache_of_numbers_is_read_again(root: Path):
         ("fetchreach-multigoal-500", "raymix/fetchreach-multigoal-v0"),
         ("fetchreach-multigoal-8", "raymix/fetchreach-multigoal-8-v0"),
         ("raymix/fetchreach-multigoal-8-v0", "raymix/fetchreach-multigoal-8-v0"),
+        ("fetchpush-multigoal", "raymix/fetchpush-multigoal-v0"),
+        ("fetchpickandplace-multigoal-8", "raymix/fetchpickandplace-multigoal-8-v0"),
         ("two-modes", "toy/two-modes-v0"),
         ("wide-and-narrow", "toy/wide-and-narrow-v0"),
         ("navigation", "toy/navigation-v0"),
@@ -591,6 +613,8 @@ def test_unknown_names_show_near_ones_and_the_remedy(root: Path):
     store_in_minari([episode(5)], "hdf5")
     for name, parts in (
         ("fetchreach-multigaol", ["near names: fetchreach-multigoal"]),
+        ("fetchpush-multigaol", ["near names: fetchpush-multigoal"]),
+        ("fetchpickplace-multigoal", ["near names: fetchpickandplace-multigoal"]),
         ("test/same-v0", ["near names: test/some-v0", "`minari download test/same-v0`", str(root)]),
         ("mujoco/hoper/medium-v0", ["mujoco/hopper/medium-v0"]),
         ("../../etc/passwd-v0", ["There is no data set"]),
@@ -610,6 +634,10 @@ def test_known_lists_what_can_be_loaded(root: Path):
     assert set(entries) == {
         "raymix/fetchreach-multigoal-v0",
         "raymix/fetchreach-multigoal-8-v0",
+        "raymix/fetchpush-multigoal-v0",
+        "raymix/fetchpush-multigoal-8-v0",
+        "raymix/fetchpickandplace-multigoal-v0",
+        "raymix/fetchpickandplace-multigoal-8-v0",
         "test/some-v0",
         "toy/constant-v0",
         "toy/readable-v0",
@@ -622,6 +650,9 @@ def test_known_lists_what_can_be_loaded(root: Path):
     }
     full = entries["raymix/fetchreach-multigoal-v0"]
     assert (full["short_name"], full["local"], full["transitions"]) == ("fetchreach-multigoal", False, 100_000)
+    push = entries["raymix/fetchpush-multigoal-8-v0"]
+    assert (push["short_name"], push["transitions"]) == ("fetchpush-multigoal-8", 1_600)
+    assert push["description"] == "FetchPush with four goals; made on first use."
     some = entries["test/some-v0"]
     assert (some["short_name"], some["local"], some["transitions"], some["episodes"]) == (None, True, 7, 2)
 

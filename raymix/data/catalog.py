@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from raymix.data import fetchreach, minari, toy
+from raymix.data import fetch, minari, toy
 from raymix.data.columns import make_dataset
 from raymix.types import Columns, Dataset, UsageError
 
@@ -30,7 +30,6 @@ _TOYS: dict[str, Callable[[], Dataset]] = {
     toy.NAVIGATION: toy.navigation,
 }
 _SMALL_EPISODES_PER_GOAL = 8
-_FETCHREACH = re.compile(r"(?:raymix/)?fetchreach-multigoal(?:-(\d+))?(?:-v0)?")
 _MINARI_ID = re.compile(r"(?:[\w-]+/)*[\w-]+-v\d+")
 _PUBLIC_IDS = (
     *(f"mujoco/{task}/{level}-v0" for task in ("hopper", "walker2d", "halfcheetah") for level in ("medium", "expert")),
@@ -55,9 +54,9 @@ def canonical_name(name: str) -> str:
 
 
 def _canonical_part(part: str, whole: str) -> str:
-    size = _fetchreach_size(part)
-    if size is not None:
-        return fetchreach.dataset_id(size)
+    made_here = fetch.parse(part)
+    if made_here is not None:
+        return fetch.dataset_id(*made_here)
     for toy_name in _TOYS:
         if part in (toy_name, _short_name(toy_name)):
             return toy_name
@@ -69,8 +68,8 @@ def _canonical_part(part: str, whole: str) -> str:
     return part
 
 
-def load(name: str, progress: fetchreach.Progress | None = None) -> Dataset:
-    """The data set of that name; `fetchreach-multigoal` and its sizes are made on first use.
+def load(name: str, progress: fetch.Progress | None = None) -> Dataset:
+    """The data set of that name; raymix's own (the Fetch tasks in all sizes) are made on first use.
 
     Args:
         name: short name, Minari id, or mixture `a + b`, which holds the episodes of a, then those of b; their source
@@ -94,16 +93,17 @@ def known() -> list[dict[str, Any]]:
     """
     entries = []
     local = minari.local_ids()
-    makeable = [fetchreach.dataset_id(size) for size in (fetchreach.EPISODES_PER_GOAL, _SMALL_EPISODES_PER_GOAL)]
+    sizes = (fetch.EPISODES_PER_GOAL, _SMALL_EPISODES_PER_GOAL)
+    makeable = [fetch.dataset_id(task, size) for task in fetch.TASKS for size in sizes]
     for name in [*makeable, *(each for each in local if each not in makeable)]:
-        size = _fetchreach_size(name)
+        made_here = fetch.parse(name)
         facts = minari.metadata(name) or {}
-        made_on_use = "" if facts else "FetchReach with four goals; made on first use."
-        episodes = facts.get("total_episodes", 4 * (size or 0))
+        made_on_use = f"{made_here[0].title} with four goals; made on first use." if made_here and not facts else ""
+        episodes = facts.get("total_episodes", 4 * made_here[1] if made_here else 0)
         entries.append(
             {
                 "name": name,
-                "short_name": _short_name(name) if size is not None else None,
+                "short_name": _short_name(name) if made_here else None,
                 "local": name in local,
                 "transitions": facts.get("total_steps", 50 * episodes),
                 "episodes": episodes,
@@ -127,21 +127,16 @@ def known() -> list[dict[str, Any]]:
     return entries
 
 
-def _fetchreach_size(name: str) -> int | None:
-    match = _FETCHREACH.fullmatch(name)
-    return None if match is None else int(match.group(1) or fetchreach.EPISODES_PER_GOAL)
-
-
 def _short_name(name: str) -> str:
     return name.rsplit("/", 1)[-1].removesuffix("-v0")
 
 
-def _load_one(name: str, progress: fetchreach.Progress | None) -> Dataset:
+def _load_one(name: str, progress: fetch.Progress | None) -> Dataset:
     if name in _TOYS:
         return _TOYS[name]()
-    size = _fetchreach_size(name)
-    if size is not None:
-        fetchreach.make(size, progress=progress)
+    made_here = fetch.parse(name)
+    if made_here is not None:
+        fetch.make(*made_here, progress=progress)
     elif minari.checked_metadata(name) is None:
         raise UsageError(
             f"The data set {name!r} is not on this machine{_near(name)}; run `minari download {name}`"
@@ -152,7 +147,7 @@ def _load_one(name: str, progress: fetchreach.Progress | None) -> Dataset:
 
 
 def _near(name: str) -> str:
-    own = [fetchreach.dataset_id(), *_TOYS]
+    own = [*(fetch.dataset_id(task) for task in fetch.TASKS), *_TOYS]
     names = list(dict.fromkeys([*(_short_name(each) for each in own), *own, *minari.local_ids(), *_PUBLIC_IDS]))
     near = [each for each in difflib.get_close_matches(name, names, n=3, cutoff=0.6) if each != name]
     return f" (near names: {', '.join(near)})" if near else ""
