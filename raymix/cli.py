@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("name", nargs="?", help="such as lom-table2; --list names them all")
     command.add_argument("--list", action="store_true", help="name all reproductions, with what they show")
     command.add_argument("--storage", metavar="DIR", help="folder of the runs (default: runs)")
+    command.add_argument("--variant", help="another task or setting of the same table (lom-table2: push, pick)")
     command.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
     command.add_argument("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, or HOST:PORT")
     command.add_argument("--eager", action="store_true", help="do not compile the training step")
@@ -271,8 +272,13 @@ def reproduce(options: argparse.Namespace) -> None:
     if options.resume:
         refuse_beside_resume(options, "storage")
     capture = "eager" if options.eager else "auto"
-    how = base.Options(options.storage or DEFAULT_STORAGE, options.address, options.resume, options.json, capture)
-    outcome = base.find(options.name).reproduce(how)
+    found = base.find(options.name)
+    if options.variant and not hasattr(found, "VARIANTS"):
+        raise UsageError(f"{options.name} has no variants; leave out --variant")
+    how = base.Options(
+        options.storage or DEFAULT_STORAGE, options.address, options.resume, options.variant, options.json, capture
+    )
+    outcome = found.reproduce(how)
     if options.json:
         print(json.dumps({"text": outcome.text, "files": list(outcome.files)}))
         return

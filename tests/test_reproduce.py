@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from raymix.cli import main
+from raymix.data import toy
 from raymix.plan import SweepSpec
 from raymix.reproduce import base
 from raymix.types import UsageError
@@ -31,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[base.Run]:
 
 def test_methods_are_listed_beside_the_paper(run: base.Run) -> None:
     """Catches a method under another's name or number, and a row that the paper has not."""
-    text = base.beside_paper(run, METHODS, "Tiny table")
+    text = base.beside_paper(run.figures, run.rows(METHODS), "Tiny table")
     lines = {line.split(" | ")[0].strip(): line.split(" | ") for line in text.splitlines() if " | " in line}
     assert [lines[name][1].strip() for name in ("cloning", "mixture", "wide")] == ["0.4 +- 0.1", "0.9", "-"]
     for method in METHODS:
@@ -40,7 +42,7 @@ def test_methods_are_listed_beside_the_paper(run: base.Run) -> None:
         assert row["algorithm"] == method.spec.algorithm and row["step"] == 40 and row["finished"]
         assert lines[label][4].split() == [f"{score:.2f}" for score in row["scores"]]
     means = {label: run.row(label)["mean"] for label in ("cloning", "mixture")}
-    assert ("published order" in text) == (means["mixture"] >= means["cloning"])
+    assert ("The means come in the published order" in text) == (means["mixture"] > means["cloning"])
     assert (run.figures / "beside_paper.txt").read_text() == text + "\n"
 
 
@@ -52,11 +54,11 @@ def test_trained_members_act_as_they_were_evaluated(run: base.Run) -> None:
         members = run.members(label)
         assert [member.seed for member in members] == [0, 1]
         for member, score in zip(members, run.row(label)["scores"], strict=True):
-            assert np.mean(evaluate(member.policy, 4).returns) == pytest.approx(score)
+            assert np.mean(evaluate(member.policy(), 4).returns) == pytest.approx(score)
     (first, _) = run.members("cloning")
     observations = torch.zeros(3, 2)
     expected = first.networks.policy(observations).mean.numpy()
-    np.testing.assert_allclose(first.policy.act(observations.numpy(), 0), expected, atol=1e-6)
+    np.testing.assert_allclose(first.policy().act(observations.numpy(), 0), expected, atol=1e-6)
 
 
 def test_a_finished_reproduction_resumes_to_its_results(run: base.Run) -> None:
@@ -73,7 +75,54 @@ def test_every_reproduction_has_a_title_and_an_entry(capsys: pytest.CaptureFixtu
     for entry in listed:
         assert len(entry["title"]) > 10 and callable(base.find(entry["name"]).reproduce)
     main(["reproduce", "--list"])
-    assert all(name in capsys.readouterr().out for name in base.names())
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in base.names())
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        ((3.0, 2.0, 1.0), "The means come in the published order: a > b > c."),
+        ((3.0, 1.0, 1.001), "here:  a > b = c"),
+        ((1.0, 2.0, 3.0), "here:  c > b > a"),
+    ],
+)
+def test_the_order_is_told_as_it_is(ours: tuple[float, ...], said: str, tmp_path: Path) -> None:
+    """Catches equal means that pass for an order, and a row without a published number that takes part."""
+    rows = [base.Row(label, [mean] * 3, published) for label, mean, published in zip("abc", ours, (9.0, 8.0, 7.0))]
+    text = base.beside_paper(tmp_path, [*rows, base.Row("d", [99.0] * 3)], "Order")
+    assert said in text and "d >" not in text
+
+
+def test_members_trained_here_act_and_are_the_seeds_asked_for() -> None:
+    """For data without an environment, which no sweep takes."""
+    told: list[str] = []
+    members = base.train_here("bc", {**SMALL, "steps": 30}, toy.chain(), 2, told.append, "eager")
+    assert [member.seed for member in members] == [0, 1] and told == ["bc: main 30 (100% done)"]
+    actions = [member.policy().act(np.zeros((1, toy.CHAIN_LENGTH)), 0) for member in members]
+    assert actions[0].shape == (1, 1) and actions[0] != actions[1]
+
+
+def test_bellman_errors_are_read_out_of_the_loss(tmp_path: Path) -> None:
+    """Catches a wrong sign or factor: in one-step episodes the target is the reward."""
+    from raymix.reproduce.dmpo_fig4 import bellman_errors
+
+    settings = {"hidden_dims": (8,), "batch_size": 16, "steps": 5, "policy_every": 1}
+    (member,) = base.train_here("awac", settings, toy.readable(), 1, lambda line: None, "eager")
+    errors = bellman_errors(member, toy.readable())
+    columns = toy.readable().columns
+    rows = columns.transition_rows()
+    observations, actions = (torch.from_numpy(array[rows]) for array in (columns.observations, columns.actions))
+    expected = columns.rewards[rows] - member.networks.critic(observations, actions)[0].numpy()
+    assert len(errors) == 4_000
+    assert np.isclose(errors[:50, None], expected[None], atol=1e-4).any(1).all()
+
+
+@pytest.mark.parametrize(("name", "variant"), [("lom-table2", "slide"), ("lapo-table1", "reach")])
+def test_an_unknown_variant_is_refused(name: str, variant: str, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["reproduce", name, "--variant", variant, "--storage", str(tmp_path)])
+    assert "variants" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("arguments", [["reproduce"], ["reproduce", "no-such-table"]])

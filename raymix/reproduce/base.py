@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 import math
 import pkgutil
 import time
@@ -44,6 +45,8 @@ class Options:
     address: str | None = None
     resume: str | None = None
     """Folder of a run of the same reproduction that was stopped."""
+    variant: str | None = None
+    """A key of the module's `VARIANTS`, where it has some; None: the first."""
     quiet: bool = False
     capture: str = "auto"
     """'auto' compiles where there is a compiler; 'eager' never does."""
@@ -110,6 +113,13 @@ def find(name: str) -> ModuleType:
     if name not in names():
         raise UsageError(f"there is no reproduction {name!r}; there are: {', '.join(names()) or 'none'}")
     return importlib.import_module(f"raymix.reproduce.{name.replace('-', '_')}")
+
+
+def chosen_variant(options: Options, variants: Sequence[str], name: str) -> str:
+    """The variant asked for; a `UsageError` lists those there are."""
+    if options.variant is not None and options.variant not in variants:
+        raise UsageError(f"{name} has the variants {', '.join(variants)}, not {options.variant!r}")
+    return options.variant or variants[0]
 
 
 class Run:
@@ -258,13 +268,15 @@ def _published(row: Row) -> str:
 
 def _order(rows: Sequence[Row]) -> str:
     """Whether the methods that the paper has come out in its order."""
-    known = [row for row in rows if row.published is not None]
-    theirs = sorted(known, key=lambda row: -float(row.published or 0.0))
-    ours = sorted(known, key=lambda row: -summarize(row.scores).mean)
+    theirs = {row.label: float(row.published) for row in rows if row.published is not None}
+    ours = {row.label: round(summarize(row.scores).mean, 2) for row in rows if row.label in theirs}
 
-    def told(order: Sequence[Row]) -> str:
-        return " > ".join(row.label for row in order)
+    def told(means: dict[str, float]) -> str:
+        # Equal means stand in the published order.
+        order = sorted(sorted(theirs, key=lambda label: -theirs[label]), key=lambda label: -means[label])
+        signs = ["=" if means[one] == means[other] else ">" for one, other in itertools.pairwise(order)]
+        return " ".join(word for pair in zip(order, [*signs, ""]) for word in pair).strip()
 
-    if ours == theirs:
+    if told(ours) == told(theirs):
         return f"The means come in the published order: {told(ours)}."
-    return f"The means come in another order than published.\n  paper: {told(theirs)}\n  here:  {told(ours)}"
+    return f"The means do not come in the published order.\n  paper: {told(theirs)}\n  here:  {told(ours)}"

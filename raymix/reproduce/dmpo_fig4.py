@@ -45,13 +45,13 @@ def _method(label: str, algorithm: str, **settings: Any) -> Method:
 
 
 METHODS = (
-    _method("AWAC", "awac"),
-    _method("AWAC, clipped", "awac", clip_target_actions=True),
-    _method("mixAWAC", "mix_awac", num_components=4),
-    _method("mixAWAC, clipped", "mix_awac", num_components=4, clip_target_actions=True),
-    _method("LP-AWAC", "lp_awac", vae_learning_rate=1e-3),
-    _method("LP-AWAC, clipped", "lp_awac", vae_learning_rate=1e-3, clip_target_actions=True),
-    _method("DMPO", "dmpo", **OF_DMPO),
+    _method("AWAC", "awac", alpha=1.0),
+    _method("AWAC, clipped", "awac", alpha=1.0, clip_target_actions=True),
+    _method("mixAWAC", "mix_awac", num_components=4, alpha=1.0),
+    _method("mixAWAC, clipped", "mix_awac", num_components=4, alpha=1.0, clip_target_actions=True),
+    _method("LP-AWAC", "lp_awac", alpha=1.0, vae_learning_rate=1e-3),
+    _method("LP-AWAC, clipped", "lp_awac", alpha=1.0, vae_learning_rate=1e-3, clip_target_actions=True),
+    _method("DMPO", "dmpo", alpha=1.0, **OF_DMPO),
 )
 
 

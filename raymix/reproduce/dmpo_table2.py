@@ -2,7 +2,12 @@
 
 The paper does not print the geometry; `raymix/TwoGoals-v0` and `toy/two-goals-v0` are raymix's. A return is 1 where an
 episode ends in a goal, -1 where it ends in an obstacle, else 0. All methods have the same networks, batches and number
-of steps, and 5 seeds. infoDMPO has no published number.
+of steps. infoDMPO has no published number.
+
+The scale alpha of the advantage in the weights decides this table, and the paper does not print it for this task: at
+10, its value for MuJoCo, AWAC solved the task and DMPO did not always, at 1 the other way round (seeds 0 to 4). So both
+are shown; the rows beside published numbers have alpha = 1, which was chosen, like the geometry and DMPO's KL weight,
+on seeds 0 to 4. The seeds here are others.
 """
 
 from __future__ import annotations
@@ -26,9 +31,8 @@ SETTINGS: dict[str, Any] = {
     "steps": 6_000,
 }
 """Of all methods."""
-OF_DMPO: dict[str, Any] = {"num_latents": 4, "alpha": 1.0, "kl_weight": 0.05}
-"""With the published alpha = 10 and KL weight 1 the posterior follows the critics' greedy latent, whichever that is at
-first, and one sub-policy averages both ways: with rewards of 0 until the end the values say little at the fork."""
+OF_DMPO: dict[str, Any] = {"num_latents": 4, "kl_weight": 0.05}
+SEEDS = (10, 11, 12, 13, 14)
 
 
 def _method(
@@ -38,7 +42,7 @@ def _method(
         algorithm=algorithm,
         datasets=("two-goals",),
         settings={**SETTINGS, **settings},
-        seeds=5,
+        seeds=SEEDS,
         evaluate_every=2_000,
         episodes=100,
         label=label,
@@ -48,10 +52,12 @@ def _method(
 
 METHODS = (
     _method("TD3+BC", "td3_bc", -0.2, 0.4),
-    _method("AWAC", "awac", 0.33, 0.44),
-    _method("LP-AWAC", "lp_awac", 0.7, 0.6, vae_learning_rate=1e-3),
-    _method("DMPO", "dmpo", 1.0, 0.0, **OF_DMPO),
-    _method("infoDMPO", "dmpo", information=True, **OF_DMPO),
+    _method("AWAC", "awac", 0.33, 0.44, alpha=1.0),
+    _method("LP-AWAC", "lp_awac", 0.7, 0.6, vae_learning_rate=1e-3, alpha=1.0),
+    _method("DMPO", "dmpo", 1.0, 0.0, alpha=1.0, **OF_DMPO),
+    _method("infoDMPO", "dmpo", information=True, alpha=1.0, **OF_DMPO),
+    _method("AWAC, alpha 10", "awac", alpha=10.0),
+    _method("DMPO, alpha 10", "dmpo", alpha=10.0, **OF_DMPO),
 )
 
 
@@ -74,6 +80,7 @@ def trajectories(run: Run, path: str) -> None:
     labels = [str(method.spec.label) for method in METHODS]
     figure = new_figure(7.2, 4.0)
     panels = figure.subplots(2, 4, sharex=True, sharey=True).ravel()
+    labels = labels[:5]
     for axes in panels:
         for centre, radius in zip(OBSTACLES, OBSTACLE_RADII):
             axes.add_patch(Circle(centre, radius, color="0.75"))

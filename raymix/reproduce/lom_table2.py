@@ -1,11 +1,12 @@
-"""LOM, table 2: six ways to imitate demonstrators who go to four goals, of which one pays double (FetchReach).
+"""LOM, table 2: six ways to imitate demonstrators who go to four goals, of which one pays double (Fetch tasks).
 
 The paper's data are 4,000,000 transitions per task of an expert that is not described, and neither are the goals'
-distances nor the radius of success; the data set here is `raymix/fetchreach-multigoal-v0` (100,000 transitions). So
-the scores cannot be compared with the paper's, only their order can. Going to the best goal earns about 95 here, to
-any other 48, and so does a policy that goes to a random one of the four on average 60.
+distances nor the radius of success; the data sets here are `raymix/fetch*-multigoal-v0` (100,000 transitions each). So
+the scores cannot be compared with the paper's, only their order can. In FetchReach, going to the best goal earns about
+95, to any other 48.
 
 All methods train on the same data with networks of 256-256, batches of 256, discount 0.9 and their preset `small`.
+Variants: `reach`, `push` and `pick`.
 """
 
 from __future__ import annotations
@@ -13,45 +14,51 @@ from __future__ import annotations
 from typing import Any
 
 from raymix.plan import SweepSpec
-from raymix.reproduce.base import Method, Options, Outcome, beside_paper, run_methods
+from raymix.reproduce.base import Method, Options, Outcome, beside_paper, chosen_variant, run_methods
 
 NAME = "lom-table2"
+VARIANTS = {"reach": "fetchreach-multigoal", "push": "fetchpush-multigoal", "pick": "fetchpickandplace-multigoal"}
+"""Their data sets."""
 PUBLISHED = {
-    "bc": (14.3, 3.4),
-    "mdn": (17.1, 2.3),
-    "awac": (32.4, 0.2),
-    "wcgan": (42.3, 3.1),
-    "wcvae": (40.8, 2.1),
-    "lom": (47.2, 3.1),
+    "bc": {"reach": (14.3, 3.4), "push": (11.8, 0.9), "pick": (3.6, 0.8)},
+    "mdn": {"reach": (17.1, 2.3), "push": (18.9, 4.7), "pick": (8.1, 1.3)},
+    "awac": {"reach": (32.4, 0.2), "push": (26.8, 1.4), "pick": (22.7, 2.3)},
+    "wcgan": {"reach": (42.3, 3.1), "push": (41.2, 3.7), "pick": (29.2, 2.8)},
+    "wcvae": {"reach": (40.8, 2.1), "push": (41.8, 2.4), "pick": (30.5, 2.1)},
+    "lom": {"reach": (47.2, 3.1), "push": (44.3, 2.7), "pick": (34.2, 3.6)},
 }
-"""FetchReach, return: mean and +- of the paper's table."""
+"""Return: mean and +- of the paper's table."""
 SAME: dict[str, dict[str, Any]] = {
     "awac": {"hidden_dims": (256, 256), "batch_size": 256, "discount": 0.9, "steps": 3_000},
 }
-"""What a preset `small` has otherwise."""
-METHODS = tuple(
-    Method(
-        SweepSpec(
-            algorithm=algorithm,
-            datasets=("fetchreach-multigoal",),
-            preset="small",
-            settings=SAME.get(algorithm, {}),
-            seeds=3,
-            evaluate_every=1_000,
-            episodes=20,
-            label=algorithm,
-        ),
-        published=mean,
-        spread=spread,
+"""Where a preset `small` has it otherwise."""
+
+
+def methods(variant: str) -> tuple[Method, ...]:
+    """The table's rows on one task."""
+    return tuple(
+        Method(
+            SweepSpec(
+                algorithm=algorithm,
+                datasets=(VARIANTS[variant],),
+                preset="small",
+                settings=SAME.get(algorithm, {}),
+                seeds=3,
+                evaluate_every=1_000,
+                episodes=20,
+                label=algorithm,
+            ),
+            *numbers[variant],
+        )
+        for algorithm, numbers in PUBLISHED.items()
     )
-    for algorithm, (mean, spread) in PUBLISHED.items()
-)
 
 
 def reproduce(options: Options) -> Outcome:
     """Train all methods; the table, and the report's figure."""
-    run = run_methods(NAME, METHODS, options)
-    text = beside_paper(
-        run.figures, run.rows(METHODS), "LOM, table 2, FetchReach: undiscounted return (scales differ, see the order)"
-    )
+    variant = chosen_variant(options, list(VARIANTS), NAME)
+    rows = methods(variant)
+    run = run_methods(NAME, rows, options)
+    title = f"LOM, table 2, {variant}: undiscounted return (scales differ, see the order)"
+    text = beside_paper(run.figures, run.rows(rows), title)
     return Outcome(text, (str(run.figures / "scores.png"), str(run.figures / "scores.csv")))
