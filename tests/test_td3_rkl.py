@@ -62,7 +62,7 @@ def test_the_value_is_divided_by_its_mean_size_and_the_error_by_the_action_size(
     # Q_1 = (2, -4): mean |Q| = 3, mean Q = -1.
     factor, cloning = 2.5 / 3.0, (0.25 + 0.01 + 1.0 + 0.09) / 4
     assert float(details["q_factor"]) == pytest.approx(factor)
-    assert float(loss.detach()) == pytest.approx(cloning + factor)
+    assert float(loss) == pytest.approx(cloning + factor)
     (gradient,) = torch.autograd.grad(loss, actions)
     expected = actions.detach() / 2 - factor * torch.tensor([[2.0, 0.0], [2.0, 0.0]])
     torch.testing.assert_close(gradient, expected)
@@ -340,20 +340,27 @@ def test_rkl_as_published_leaves_the_data_where_all_states_have_one_mean():
 
 
 def test_the_kernel_seeks_a_mode():
-    """Catches a kernel that averages: with almost no value the actions are at the modes, but where a network that takes
-    some states to one and some to the other crosses the gap (1 of 3 seeds)."""
+    """Catches a kernel that averages: with almost no value the actions are at the modes, not at their mean, -0.24.
+
+    Measured: two of three seeds are at the better mode in all states, one is at either with states between, in which
+    its policy, a network without a jump, crosses the gap. The data's mean pushes away from the nearer, worse mode.
+    """
     settings = {**SMALL_RKL, "bandwidth": 0.2, "q_scale": 0.05, "zeta2": 20.0}
     actions = mean_actions(trained("td3_rkl", settings, toy.two_modes()))
-    assert float(((np.abs(actions) > 0.45) & (np.abs(actions) < 0.8)).mean()) > 0.75
-    # Both modes are in reach, and the mean of the data pushes away from the nearer, worse one.
+    at_a_mode = (np.abs(actions) > 0.45) & (np.abs(actions) < 0.8)
+    assert float(at_a_mode.mean()) > 0.75 and float(at_a_mode.mean(1).min()) > 0.4
     assert float((actions > 0).mean()) > 0.5
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "settings"), [("td3_bc", SMALL), ("td3_rkl", {**SMALL_RKL, "behavior_steps": 5})]
+)
 @pytest.mark.parametrize("discount", [0.5, 0.9])
-def test_critics_learn_exact_values(discount: float):
-    """A time limit taken for an end, or a bootstrap past one, would halve or double them. RKL has the same critics."""
-    settings = {**SMALL, "discount": discount, "tau": 0.2, "steps": 1_500}
-    pack = trained("td3_bc", settings, toy.chain(), seeds=1)
-    values = networks_of(pack, 0).critic(torch.eye(toy.CHAIN_LENGTH), torch.zeros(toy.CHAIN_LENGTH, 1))
+def test_critics_learn_exact_values(algorithm: str, settings: dict, discount: float):
+    """A time limit taken for an end, or a bootstrap past an end, would halve or double them."""
+    settings = {**settings, "steps": 1_500, "discount": discount, "tau": 0.2}
+    pack = trained(algorithm, settings, toy.chain(), seeds=1)
+    states = torch.eye(toy.CHAIN_LENGTH)
+    values = networks_of(pack, 0).critic(states, torch.zeros(toy.CHAIN_LENGTH, 1))
     for each in values.numpy():
         np.testing.assert_allclose(each, toy.chain_values(discount), atol=0.08)
