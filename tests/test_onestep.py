@@ -31,7 +31,7 @@ SMALL = {
 
 
 def lifted(**values) -> SimpleNamespace:
-    config = OneStep().configure({name: value for name, value in values.items()})
+    config = OneStep().configure(values)
     scalars = {name: torch.tensor(value) for name, value in config.of_kind("scalar").items()}
     return SimpleNamespace(**config.of_kind("structure"), **scalars)
 
