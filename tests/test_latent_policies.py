@@ -347,20 +347,19 @@ def test_plas_misses_the_rare_way():
         assert all(0.9 < score < 1.2 for score in found), found
 
 
-@pytest.mark.parametrize("discount", [0.5, 0.9])
 @pytest.mark.parametrize(
     ("name", "values"),
     [
         # V has no slow copy in Q's target: at a tau of 0.2 both swing around their values.
-        ("lapo", {**QUICK, "hidden_dims": (32,), "steps": 800, "z_max": 1.0}),
-        ("lp_awac", {**QUICK, "hidden_dims": (32,), "steps": 800, "z_max": 1.0}),
+        ("lapo", {**QUICK, "hidden_dims": (32,), "steps": 600, "z_max": 1.0}),
+        ("lp_awac", {**QUICK, "hidden_dims": (32,), "steps": 600, "z_max": 1.0}),
         ("plas", {**QUICK, "hidden_dims": (32,), "tau": 0.2, "steps": 800, "vae_steps": 1, "vae_hidden_dims": (8,)}),
         ("wcvae", {**CLONING, "steps": 800}),
     ],
 )
-def test_values_are_exact(name, values, discount):
+def test_values_are_exact(name, values):
     """A time limit taken for an end, or a bootstrap past an end, would halve or double them."""
-    pack = train(name, {**values, "discount": discount}, toy.chain(), seeds=2)
+    pack = train(name, {**values, "discount": 0.9}, toy.chain(), seeds=2)
     states = torch.eye(toy.CHAIN_LENGTH)
     for seat in range(2):
         modules = fresh_networks(pack.algorithm, pack.dataset.spec, pack.config, seed=0)
@@ -369,7 +368,7 @@ def test_values_are_exact(name, values, discount):
         found = [nets.value(states)] if name != "plas" else []
         found += list(nets.critic(states, torch.zeros(toy.CHAIN_LENGTH, 1))) if name != "wcvae" else []
         for values in found:
-            np.testing.assert_allclose(values.numpy(), toy.chain_values(discount), atol=0.05)
+            np.testing.assert_allclose(values.numpy(), toy.chain_values(0.9), atol=0.05)
 
 
 # ---------------------------------------------------------------- bad input
