@@ -129,7 +129,16 @@ class WCGAN(Algorithm):
     presets = {
         "paper": {"steps": 500_000},
         "antmaze": {"reward_shift": -1.0, "steps": 500_000},
-        "small": {},
+        "small": {
+            "adv_scale": 5.0,
+            "generator_objective": "non_saturating",
+            "discount": 0.9,
+            "tau": 0.02,
+            "generator_learning_rate": 2e-4,
+            "discriminator_learning_rate": 1e-3,
+            "batch_size": 256,
+            "steps": 3_000,
+        },
     }
 
     def networks(self, spec: Spec, config: Any) -> dict[str, nn.Module]:
