@@ -34,19 +34,19 @@ TRAVEL_GAIN = 20.0
 """Action per metre where the gripper moves by itself: full speed from 0.05 m on."""
 SAFE_HEIGHT = 0.5
 """Gripper height, metres, at which the fingers, 0.02 longer, pass over the object, whose top is at 0.45."""
-PUSH_HEIGHT = 0.428
+PUSH_HEIGHT = 0.424
 """Gripper height at which it pushes: the finger tips just above the table."""
-LOW_ENOUGH = 0.445
-"""Below this gripper height the fingers touch enough of the object to push it."""
+LOW_ENOUGH = 0.44
+"""Below this gripper height it may push: higher up the fingers would tip the object over."""
 FREE_OF_OBJECT = 0.48
 """Above this gripper height it may move sideways without touching the object."""
-PUSH_DISTANCE = 0.06
-"""From the object's centre to the place behind it where a push begins, metres."""
+PUSH_DISTANCE = 0.07
+"""From the object's centre to the place behind it where a push begins, metres; nearer, it would land on the object."""
 BEHIND_RANGE = 0.025
 """The gripper goes down when it is this near to the place behind the object, metres."""
 PUSH_WIDTH = 0.03
 """It begins anew when it is further than this from the line through object and goal, metres."""
-PUSH_REACH = 0.1
+PUSH_REACH = 0.12
 """It also begins anew when it is further than this behind the object, metres."""
 PUSHED = 0.025
 """The object is left alone when it is this near to its goal, metres."""
