@@ -5,10 +5,9 @@ episode ends in a goal, -1 where it ends in an obstacle, else 0. All methods hav
 of steps. infoDMPO has no published number.
 
 The scale alpha of the advantage in the weights decides this table, and the paper does not print it for this task. At
-10, its value for MuJoCo, AWAC solves the task too (0.98 here), so the paper's difference shows at alpha = 1 only:
-both are shown. On seeds 0 to 4, on which that alpha, the geometry and DMPO's KL weight were chosen, DMPO with alpha
-10 reached 0.04 to 1.00. The seeds here are others. TD3+BC, last in the paper, solves it here: it follows the value to
-one side, as soon as the critics rise more to one side than to the other.
+10, its value for MuJoCo, AWAC reaches 0.98 here, so the paper's difference shows at alpha = 1 only: both are shown. On
+seeds 0 to 4, on which that alpha, the geometry and DMPO's KL weight were chosen, DMPO with alpha 10 reached 0.00 to
+1.00. The seeds here are others. TD3+BC, last in the paper, solves the task on them; why is not established.
 """
 
 from __future__ import annotations
