@@ -101,10 +101,10 @@ def _train(plan: dict[str, Any], run_dir: Path, dataset: Dataset, options: Optio
                 if not console.is_terminal:
                     console.print(told)
         except KeyboardInterrupt:
-            raise Interrupted(
-                "Stopped. Every report so far is saved; go on with:"
-                f" raymix train {job.algorithm} --resume {shlex.quote(str(run_dir))}"
-            ) from None
+            command = ["raymix", "train", job.algorithm, "--resume", str(run_dir)]
+            command += ["--eager"] * (options.capture == "eager")
+            command += ["--device", options.device] * (options.device != "cpu")
+            raise Interrupted(f"Stopped. Every report so far is saved; go on with: {shlex.join(command)}") from None
     return write_report(str(run_dir))
 
 

@@ -118,6 +118,12 @@ def test_bellman_errors_are_read_out_of_the_loss(tmp_path: Path) -> None:
     assert np.isclose(errors[:50, None], expected[None], atol=1e-4).any(1).all()
 
 
+def test_a_variant_is_never_resumed_as_another(run: base.Run) -> None:
+    """Catches one task's scores beside the published numbers of another."""
+    with pytest.raises(UsageError, match="started by tiny-table, not by tiny-table-push"):
+        base.run_methods("tiny-table", METHODS, base.Options(resume=str(run.folder), quiet=True), "push")
+
+
 @pytest.mark.parametrize(("name", "variant"), [("lom-table2", "slide"), ("lapo-table1", "reach")])
 def test_an_unknown_variant_is_refused(name: str, variant: str, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="2"):

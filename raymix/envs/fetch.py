@@ -170,7 +170,7 @@ class FetchMultiGoal(gymnasium.Env[np.ndarray, np.ndarray]):
     @staticmethod
     def expert(observation: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """The scripted behaviour of the task: observation (S,), goal (3,) -> noiseless action (4,) in [-1, 1]."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def render(self) -> Any:
         """An (480, 480, 3) uint8 frame for `rgb_array`; a window for `human`."""
@@ -182,11 +182,11 @@ class FetchMultiGoal(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _robot_class(self) -> type:
         """Gymnasium-robotics' own class, so without the TimeLimit of its registration."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def _randomize_start(self, robot_observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What `reset` draws; the robot's observation afterwards."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def _make_robot(self, render_mode: str | None) -> Any:
         import mujoco

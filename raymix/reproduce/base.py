@@ -177,13 +177,16 @@ class Run:
         return next(trial for trial in self._plan["trials"] if trial["label"] == label)
 
 
-def run_methods(name: str, methods: Sequence[Method], options: Options) -> Run:
-    """Run the methods as one sweep (or go on with one) and return its results. Raises as `raymix.sweep.run`."""
+def run_methods(name: str, methods: Sequence[Method], options: Options, variant: str | None = None) -> Run:
+    """Run the methods as one sweep (or go on with one) and return its results. Raises as `raymix.sweep.run`.
+
+    The variant is part of the run's name: one variant's run is never gone on with, and reported, as another's.
+    """
     from raymix import sweep
 
-    how = sweep.Options(
-        options.storage, options.address, options.quiet, capture=options.capture, command=("raymix", "reproduce", name)
-    )
+    command = ("raymix", "reproduce", name, *(("--variant", variant) if variant else ()))
+    name = f"{name}-{variant}" if variant else name
+    how = sweep.Options(options.storage, options.address, options.quiet, capture=options.capture, command=command)
     if options.resume:
         report = sweep.resume(options.resume, name, how)
     else:

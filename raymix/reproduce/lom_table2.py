@@ -59,7 +59,7 @@ def reproduce(options: Options) -> Outcome:
     """Train all methods; the table, and the report's figure."""
     variant = chosen_variant(options, list(VARIANTS), NAME)
     rows = methods(variant)
-    run = run_methods(NAME, rows, options)
+    run = run_methods(NAME, rows, options, variant)
     title = f"LOM, table 2, {variant}: undiscounted return (scales differ, see the order)"
     text = beside_paper(run.figures, run.rows(rows), title)
     return Outcome(text, (str(run.figures / "scores.png"), str(run.figures / "scores.csv")))
