@@ -35,10 +35,10 @@ class Checkpoint:
     members: list[dict[str, np.ndarray]]
 
 
-def write(folder: str | Path, state: dict[str, Any], members: list[dict[str, np.ndarray]]) -> None:
+def write(folder: str | Path, content: Checkpoint) -> None:
     """Write a checkpoint into an existing empty folder; it is whole once the manifest is in place."""
-    folder = Path(folder)
-    for index, tensors in enumerate(members):
+    folder, state = Path(folder), content.state
+    for index, tensors in enumerate(content.members):
         np.savez(folder / f"member-{index}.npz", **tensors)  # type: ignore[arg-type]
     (folder / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
     files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}

@@ -19,7 +19,8 @@ from raymix import checkpoint, ledger, snapshots
 from raymix.types import Dataset, Spec
 
 if TYPE_CHECKING:
-    from raymix.packing.local import Boundary, LocalPack
+    from raymix.packing.boundary import Boundary
+    from raymix.packing.local import LocalPack
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,14 @@ class Job:
     """Gradient steps between two reports; in the last phase each report evaluates."""
     episodes: int
     """Evaluation episodes per seed and report."""
+    phases: list[tuple[str, int]]
+    """Name and gradient steps of each."""
+    pack: str
+    """Jobs of the same one may train in the same program: the algorithm, the data and all structure fields agree."""
+    widths: list[int]
+    """Seats of that program, per phase."""
+    shared: str | None = None
+    """Jobs of the same one have the same first phase."""
     device: str = "cpu"
     capture: str = "auto"
 
@@ -57,6 +66,10 @@ def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: Path, device: s
         seeds=plan["seeds"],
         report_every=trial["evaluate_every"],
         episodes=plan["episodes"],
+        phases=[(name, trial["config"][steps]) for name, steps in plan["phases"][trial["algorithm"]]],
+        pack=trial["pack"],
+        widths=trial["widths"],
+        shared=trial["shared"],
         device=device,
         capture=capture,
     )
@@ -73,30 +86,49 @@ def open_pack(job: Job, dataset: Dataset) -> LocalPack:
     )
 
 
-def restore_newest(job: Job, pack: LocalPack, *more: Path) -> list[str]:
-    """Continue from the newest whole checkpoint, if there is one; returns sentences for the user.
+def find_newest(job: Job, *more: Path) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, if there is one, and sentences for the user about damaged ones.
 
     A checkpoint beyond a gap in the ledger is passed over: the missing rows are made again by training.
     """
     found, problems = checkpoint.newest([*checkpoint_folders(job), *more], limit=reported(job)[0])
-    notices = [f"Skipped a damaged checkpoint: {problem}." for problem in problems]
-    if found is not None:
-        restore(pack, found)
-        if found.state["compiled"] != (pack.eager_reason is None):
-            how = ("uncompiled", "compiled") if found.state["compiled"] else ("compiled", "uncompiled")
-            notices.append(f"Goes on {how[0]} with what was trained {how[1]}: scores may differ a little from one run.")
+    return found, [f"Skipped a damaged checkpoint: {problem}." for problem in problems]
+
+
+def capture_notices(job: Job, at: Boundary, start: checkpoint.Checkpoint | None) -> list[str]:
+    """What the user must know of how the first report after a start was trained."""
+    notices = []
+    if at.eager_reason and job.capture == "auto":
+        notices.append(f"Training runs uncompiled, about half as fast: {at.eager_reason}.")
+    if start is not None and start.state["compiled"] != (at.eager_reason is None):
+        now, before = ("uncompiled", "compiled") if at.eager_reason else ("compiled", "uncompiled")
+        notices.append(f"Goes on {now} with what was trained {before}: scores may differ a little from one run.")
     return notices
+
+
+def is_over(job: Job, start: checkpoint.Checkpoint | None) -> bool:
+    """Whether nothing is left to train after a checkpoint."""
+    if start is None:
+        return False
+    name, steps = job.phases[-1]
+    finished = start.state["phase"] == name and start.state["step"] >= steps
+    return finished or all(start.state["diverged"])
+
+
+def progress_of(job: Job, start: checkpoint.Checkpoint | None) -> float:
+    """Share of all phases' gradient steps that are done."""
+    if start is None:
+        return 0.0
+    before = sum(steps for _, steps in job.phases[: start.state["phase_index"]])
+    return (before + start.state["step"]) / sum(steps for _, steps in job.phases)
 
 
 def report_points(job: Job) -> list[tuple[str, int]]:
     """(phase, step) of every report of an undisturbed run, in order."""
-    from raymix.algorithms import base
-
     points = []
-    for phase in base.find(job.algorithm).phases:
-        total = job.config[phase.steps]
-        points += [(phase.name, step) for step in range(job.report_every, total, job.report_every)]
-        points.append((phase.name, total))
+    for name, total in job.phases:
+        points += [(name, step) for step in range(job.report_every, total, job.report_every)]
+        points.append((name, total))
     return points
 
 
@@ -144,48 +176,44 @@ def live_seats(boundary: Boundary) -> list[int]:
     return [seat for seat, diverged in enumerate(boundary.diverged) if not diverged]
 
 
-def write_checkpoint(folder: str | Path, job: Job, pack: LocalPack, at: Boundary) -> None:
-    """Write the members' states at a boundary as a `raymix.checkpoint`."""
-    phases = [phase.name for phase in pack.algorithm.phases]
+def checkpoint_of(job: Job, at: Boundary) -> checkpoint.Checkpoint:
+    """The members' states at a boundary, with all that going on from there needs."""
     state = {
         "config_id": job.config_id,
         "algorithm": job.algorithm,
         "config": job.config,
         "dataset": job.dataset,
         "phase": at.phase,
-        "phase_index": phases.index(at.phase),
+        "phase_index": [name for name, _ in job.phases].index(at.phase),
         "step": at.step,
-        "seeds": [member.seed for member in at.states],
+        "seeds": at.seeds,
         "diverged": at.diverged,
-        "compiled": pack.eager_reason is None,
+        "compiled": at.eager_reason is None,
         "agent_seconds": at.agent_seconds,
     }
-    members = [{name: value.numpy() for name, value in member.tensors.items()} for member in at.states]
-    checkpoint.write(folder, state, members)
+    return checkpoint.Checkpoint(state, at.states)
+
+
+def record(
+    job: Job, writer: ledger.LedgerWriter, spec: Spec, at: Boundary, evaluations: dict[int, Any]
+) -> list[ledger.Row]:
+    """Write down a report, after those that were not handed out on their own; returns its rows.
+
+    `evaluations` by seat.
+    """
+    for report in (*at.earlier, at):
+        write_snapshots(job, report)
+    rows = [make_rows(job, spec, report, {}) for report in at.earlier]
+    rows.append(make_rows(job, spec, at, evaluations))
+    writer.append(row for report_rows in rows for row in report_rows)
+    return rows[-1]
 
 
 def write_snapshots(job: Job, at: Boundary) -> None:
     """Keep the parameters that the algorithm names, of every seed. To be called before the report's ledger rows."""
-    from raymix.algorithms import base
-
-    names = base.find(job.algorithm).snapshots
-    for member in at.states if names else []:
-        arrays = {name: member.tensors[f"parameters/{name}"].numpy() for name in names}
-        snapshots.write(job.run_dir, job.config_id, at.phase, at.step, member.seed, arrays)
-
-
-def restore(pack: LocalPack, found: checkpoint.Checkpoint) -> None:
-    """Continue a pack from a checkpoint: weights, optimisers and steps, never hyperparameters."""
-    import torch
-
-    from raymix.learner.state import MemberState
-
-    state = found.state
-    members = [
-        MemberState(state["phase"], state["step"], seed, {name: torch.from_numpy(a) for name, a in tensors.items()})
-        for seed, tensors in zip(state["seeds"], found.members, strict=True)
-    ]
-    pack.load(members, state["diverged"], state["agent_seconds"])
+    for seed, arrays in zip(at.seeds, at.snapshots):
+        if arrays:
+            snapshots.write(job.run_dir, job.config_id, at.phase, at.step, seed, arrays)
 
 
 def make_rows(job: Job, spec: Spec, boundary: Boundary, evaluations: dict[int, Any]) -> list[ledger.Row]:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +55,13 @@ class SweepSpec:
     """A key of `raymix.report.METRIC`."""
     select: str = "last"
     """The rule that picks the checkpoint whose score counts: a key of `raymix.report.SELECT`."""
-    cpus_per_trial: float = 1
-    gpus_per_trial: float | None = None
-    """None: a whole GPU where the cluster has any, else none."""
+    seats: int | None = None
+    """The most agents (one per seed) that train as one program; trials of the same structure share it. None: 8 on
+    CPUs, 64 on a GPU. Scores are the same wherever this is, so a run keeps it when it is resumed elsewhere."""
+    cpus_per_pack: float = 1
+    """Cores that such a program trains on; its trials ask Ray for their share of them."""
+    gpus_per_pack: float | None = None
+    """Of one GPU. None: a whole one where the cluster has any, else none."""
     label: str | None = None
     """What people call it, where it is one configuration beside others; None: its algorithm and what is searched."""
     smoke: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -103,7 +108,7 @@ class Trial:
         return ", ".join(filter(None, (self.name, swept))) or "all settings fixed"
 
 
-_COMMON = ("seed_list", "episodes", "metric", "select", "cpus_per_trial", "gpus_per_trial")
+_COMMON = ("seed_list", "episodes", "metric", "select", "seats", "cpus_per_pack", "gpus_per_pack")
 """What specifications that run as one sweep must agree on."""
 
 
@@ -181,14 +186,13 @@ def _check(spec: SweepSpec) -> None:
             raise UsageError(f"{name} takes a whole number of at least 1, such as 10, not {value!r}")
     if not _is_whole(spec.search_seed, 0) or spec.search_seed > _LARGEST_SEARCH_SEED:
         raise UsageError(f"search_seed takes a whole number from 0 to {_LARGEST_SEARCH_SEED}, not {spec.search_seed!r}")
-    if not _is_number(spec.cpus_per_trial) or spec.cpus_per_trial <= 0:
-        raise UsageError(f"cpus_per_trial takes a number above 0, such as 1, not {spec.cpus_per_trial!r}")
-    gpus = spec.gpus_per_trial
-    # Ray shares one device between trials, but gives several only whole.
-    if gpus is not None and not (_is_number(gpus) and gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
-        raise UsageError(
-            f"gpus_per_trial takes a share of a GPU from 0 to 1, a whole number of them, or None, not {gpus!r}"
-        )
+    if not _is_number(spec.cpus_per_pack) or spec.cpus_per_pack <= 0:
+        raise UsageError(f"cpus_per_pack takes a number above 0, such as 1, not {spec.cpus_per_pack!r}")
+    gpus = spec.gpus_per_pack
+    if gpus is not None and not (_is_number(gpus) and 0 <= gpus <= 1):
+        raise UsageError(f"gpus_per_pack takes a share of a GPU from 0 to 1, or None, not {gpus!r}")
+    if spec.seats is not None and not _is_whole(spec.seats, len(seeds)):
+        raise UsageError(f"seats takes a whole number of at least the {len(seeds)} seeds, or None, not {spec.seats!r}")
     for name, allowed in (("metric", METRIC), ("select", SELECT)):
         if (value := getattr(spec, name)) not in list(allowed):
             raise UsageError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
@@ -280,8 +284,9 @@ def describe(specs: Sequence[SweepSpec], name: str, hashes: dict[str, str], vers
         "episodes": common.episodes,
         "metric": common.metric,
         "select": common.select,
-        "cpus_per_trial": common.cpus_per_trial,
-        "gpus_per_trial": common.gpus_per_trial,
+        "seats": common.seats,
+        "cpus_per_pack": common.cpus_per_pack,
+        "gpus_per_pack": common.gpus_per_pack,
         "dataset_hashes": hashes,
         "trials": [
             {
@@ -291,10 +296,43 @@ def describe(specs: Sequence[SweepSpec], name: str, hashes: dict[str, str], vers
                 "config": trial.config,
                 "label": trial.label,
                 "evaluate_every": trial.evaluate_every,
+                "pack": _pack_key(trial, hashes[trial.dataset]),
             }
             for trial in trials
         ],
     }
+
+
+def _pack_key(trial: Trial, dataset_hash: str) -> str:
+    """What trials must agree on to train in one program."""
+    from raymix.algorithms import base
+
+    structure = base.find(trial.algorithm).configure(trial.config).of_kind("structure")
+    content = [trial.algorithm, trial.dataset, dataset_hash, structure, trial.evaluate_every]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+SEATS = {"cpu": 8, "cuda": 64}
+"""Widths of programs from which on more agents gain little (`raymix bench learner`)."""
+
+
+def seat(plan: dict[str, Any], device: str) -> dict[str, Any]:
+    """The plan with the width of each trial's program, which is as much a part of its results as the seed.
+
+    As many trials of one pack key sit together as fit into the seats, and no seat is made for trials that do not exist.
+    """
+    seeds, most = len(plan["seeds"]), plan["seats"] or SEATS[device]
+    alike = Counter(trial["pack"] for trial in plan["trials"])
+    together = {key: min(number, max(1, most // seeds)) for key, number in alike.items()}
+    trials = [
+        {
+            **trial,
+            "widths": [seeds * together[trial["pack"]]] * len(plan["phases"][trial["algorithm"]]),
+            "shared": None,
+        }
+        for trial in plan["trials"]
+    ]
+    return {**plan, "trials": trials}
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import shlex
 import signal
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import raymix
 from raymix.job import job_of, reported
-from raymix.plan import SweepSpec, describe, expand, read_description
+from raymix.plan import SweepSpec, describe, expand, read_description, seat
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
 from raymix.types import Dataset, Interrupted, Spec, SweepFailed, UsageError
 
 if TYPE_CHECKING:
+    from ray import tune
+
     from raymix.cluster import Cluster
     from raymix.report import Report
 
@@ -54,6 +57,7 @@ def run(specs: Sequence[SweepSpec], name: str, options: Options) -> Report:
     hashes = {dataset: loaded.spec.hash for dataset, loaded in datasets.items()}
     plan = describe(specs, name, hashes, raymix.__version__)
     with _ready(plan, datasets, options) as cluster:
+        plan = seat(plan, "cuda" if resources_per_pack(plan, cluster)[1] else "cpu")
         run_dir = new_run_folder(root, name, plan)
         return _carry_out(plan, run_dir, plan["trials"], datasets, cluster, options)
 
@@ -87,19 +91,29 @@ def _ready(plan: dict[str, Any], datasets: dict[str, Dataset], options: Options)
             raise UsageError(f"data set {dataset} has no environment to evaluate in; choose one that has")
         check_environment(loaded.spec)
     with connected(options.address, dashboard=options.dashboard) as cluster:
-        cpus, gpus = resources_per_trial(plan, cluster)
+        cpus, gpus = resources_per_pack(plan, cluster)
         if cpus > cluster.cpus or gpus > cluster.gpus:
             raise UsageError(
-                f"a trial asks for {cpus:g} CPUs and {gpus:g} GPUs, this Ray has {cluster.cpus} and {cluster.gpus};"
+                f"a pack asks for {cpus:g} CPUs and {gpus:g} GPUs, this Ray has {cluster.cpus} and {cluster.gpus};"
                 " ask for less in the sweep, or run it on a larger cluster"
             )
         yield cluster
 
 
-def resources_per_trial(plan: dict[str, Any], cluster: Cluster) -> tuple[float, float]:
-    """CPUs and GPUs that each trial asks for; unless the sweep says, a whole GPU where the cluster has any."""
-    gpus = plan["gpus_per_trial"]
-    return plan["cpus_per_trial"], (1.0 if cluster.gpus else 0.0) if gpus is None else gpus
+def resources_per_pack(plan: dict[str, Any], cluster: Cluster) -> tuple[float, float]:
+    """CPUs and GPUs that a pack trains on; unless the sweep says, a whole GPU where the cluster has any."""
+    gpus = plan["gpus_per_pack"]
+    return plan["cpus_per_pack"], (1.0 if cluster.gpus else 0.0) if gpus is None else gpus
+
+
+def resources_per_trial(job: dict[str, Any], cpus: float, gpus: float) -> tune.PlacementGroupFactory:
+    """A trial's share of its pack's device, so that Ray has room for as many trials as there are seats."""
+    together = min(job["widths"]) // len(job["seeds"])
+    # Ray counts in ten-thousandths; rounded down, all shares of one device fit on it.
+    shares = {"CPU": math.floor(1e4 * cpus / together) / 1e4, "GPU": math.floor(1e4 * gpus / together) / 1e4}
+    from ray import tune
+
+    return tune.PlacementGroupFactory([{name: share for name, share in shares.items() if share}])
 
 
 def _carry_out(
@@ -147,6 +161,7 @@ def _run_trials(
 
     from raymix.data.store import ReplayStore
     from raymix.evaluation.pool import RolloutPool
+    from raymix.packing.broker import start_broker
     from raymix.progress import Progress
     from raymix.trainable import Member
 
@@ -157,11 +172,14 @@ def _run_trials(
     for dataset in dict.fromkeys(trial["dataset"] for trial in missing):
         store.add(datasets[dataset])
     pool = RolloutPool.create(f"raymix-rollouts-{unique}", size=max(1, cluster.cpus // 4))
-    cpus, gpus = resources_per_trial(plan, cluster)
+    broker_name = f"raymix-broker-{unique}"
+    broker = start_broker(broker_name)  # lives for as long as it is held here
+    cpus, gpus = resources_per_pack(plan, cluster)
     device = "cuda" if gpus else "cpu"
-    # The largest first: a long trial that starts last runs on alone while the other cores idle.
+    # The largest first: a long trial that starts last runs on alone while the other cores idle. Those of one pack
+    # follow one another.
     sizes = {trial["config_id"]: network_size(trial, datasets[trial["dataset"]].spec) for trial in missing}
-    ordered = sorted(missing, key=lambda trial: -sizes[trial["config_id"]])
+    ordered = sorted(missing, key=lambda trial: (-sizes[trial["config_id"]], trial["pack"]))
     jobs = [dataclasses.asdict(job_of(plan, trial, run_dir, device, options.capture)) for trial in ordered]
     labels = trial_labels(plan)
     header = [
@@ -173,9 +191,11 @@ def _run_trials(
     done_before = sorted(labels.keys() - {trial["config_id"] for trial in missing})
     progress = Progress(labels, done_before, header, options.quiet)
     tuner = tune.Tuner(
-        tune.with_resources(Member, {"cpu": cpus, **({"gpu": gpus} if gpus else {})}),
+        tune.with_resources(Member, lambda config: resources_per_trial(config["job"], cpus, gpus)),
         param_space={
             "job": tune.grid_search(jobs),
+            "broker": broker_name,
+            "cpus_per_pack": cpus,
             "store": store.name,
             "rollouts": pool.name,
             "rollout_actors": pool.size,
@@ -198,6 +218,7 @@ def _run_trials(
         results = tuner.fit()
     finally:
         progress.stop()
+        del broker
     return [
         f"The trial {labels[result.config['job']['config_id']]} failed: {str(result.error).strip().splitlines()[-1]}"
         for result in (results[index] for index in range(len(results)))

@@ -12,23 +12,26 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import raymix
+from raymix import checkpoint
 from raymix.evaluation.policy import Policy
 from raymix.evaluation.rollout import Evaluation, check_environment, evaluate
 from raymix.job import (
     Job,
+    capture_notices,
+    checkpoint_of,
+    find_newest,
     in_words,
+    is_over,
     job_of,
     live_seats,
-    make_rows,
     open_ledger,
     open_pack,
-    restore_newest,
+    progress_of,
+    record,
     summary,
-    write_checkpoint,
-    write_snapshots,
 )
-from raymix.packing.local import Boundary, LocalPack
-from raymix.plan import SweepSpec, describe, expand, read_description
+from raymix.packing.boundary import Boundary
+from raymix.plan import SweepSpec, describe, expand, read_description, seat
 from raymix.report import Report, find_run, write_report
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
 from raymix.types import Dataset, Interrupted, UsageError
@@ -60,7 +63,7 @@ def train(spec: SweepSpec, storage: str, options: Options) -> Report:
     if dataset.spec.environment is not None:
         check_environment(dataset.spec)
     name = f"train-{spec.algorithm}"
-    plan = describe([spec], name, {trials[0].dataset: dataset.spec.hash}, raymix.__version__)
+    plan = seat(describe([spec], name, {trials[0].dataset: dataset.spec.hash}, raymix.__version__), "cpu")
     return _train(plan, new_run_folder(root, name, plan), dataset, options)
 
 
@@ -83,19 +86,24 @@ def _train(plan: dict[str, Any], run_dir: Path, dataset: Dataset, options: Optio
     with locked(run_dir), Progress(*columns, console=console) as bar:
         pack = open_pack(job, dataset)
         writer = open_ledger(job)
-        for notice in restore_newest(job, pack):
+        start, notices = find_newest(job)
+        for notice in notices:
             console.print(notice)
-        phases = (f"{phase.name} {job.config[phase.steps]:,}" for phase in pack.algorithm.phases)
+        if start is not None:
+            pack.restore(start)
+        phases = (f"{name} {steps:,}" for name, steps in job.phases)
         console.print(f"{run_dir}\ngradient steps: {', '.join(phases)}; {len(job.seeds)} seeds")
         task = bar.add_task("loading and compiling", total=1.0)
-        bar.update(task, completed=pack.progress)
+        bar.update(task, completed=progress_of(job, start))
+        over, told_how = is_over(job, start), False
         try:
-            while not pack.finished and not all(pack.diverged):
+            while not over:
                 boundary = pack.advance()
-                rows = make_rows(job, dataset.spec, boundary, _evaluate(job, boundary))
-                write_snapshots(job, boundary)
-                writer.append(rows)
-                save(job, pack, boundary)
+                for notice in [] if told_how else capture_notices(job, boundary, start):
+                    console.print(notice)
+                rows = record(job, writer, dataset.spec, boundary, _evaluate(job, boundary))
+                save(job, boundary)
+                over, told_how = boundary.over, True
                 told = line(summary(rows, dataset.spec))
                 bar.update(task, completed=boundary.progress, description=told)
                 if not console.is_terminal:
@@ -128,14 +136,14 @@ def require_device(device: str) -> None:
         ) from problem
 
 
-def save(job: Job, pack: LocalPack, boundary: Boundary) -> None:
+def save(job: Job, boundary: Boundary) -> None:
     """Write a checkpoint where the sweep's would be, and drop all but the newest few."""
     folder = Path(job.run_dir, "trials", "local", job.config_id)
     existing = sorted(folder.glob("checkpoint_*"))
     number = 1 + max((int(path.name.removeprefix("checkpoint_")) for path in existing), default=-1)
     fresh = folder / f"checkpoint_{number:06d}"
     fresh.mkdir(parents=True)
-    write_checkpoint(fresh, job, pack, boundary)
+    checkpoint.write(fresh, checkpoint_of(job, boundary))
     for old in existing[: 1 - KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
 

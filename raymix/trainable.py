@@ -1,6 +1,6 @@
-"""The Tune trainable: one trial is one configuration, its seeds are the members that train together.
+"""The Tune trainable: one trial is one configuration, its seeds are the members that train in a pack.
 
-Importing this module imports no torch: a trial that trains in its own process imports it in `setup`.
+Importing this module imports no torch, and neither does a trial's process: packs train.
 """
 
 from __future__ import annotations
@@ -12,92 +12,116 @@ import ray
 from ray import tune
 
 from raymix import checkpoint
+from raymix.data.store import ReplayStore
+from raymix.evaluation.pool import RolloutPool
 from raymix.job import (
     Job,
+    capture_notices,
+    checkpoint_of,
+    find_newest,
+    is_over,
     live_seats,
-    make_rows,
     open_ledger,
-    open_pack,
-    restore,
-    restore_newest,
+    progress_of,
+    record,
     summary,
-    write_checkpoint,
-    write_snapshots,
 )
-from raymix.types import Dataset
+from raymix.packing.member import Seat, place_of
 
 if TYPE_CHECKING:
-    from raymix.packing.local import Boundary
+    from raymix.checkpoint import Checkpoint
+    from raymix.packing.boundary import Boundary
 
 
 class Member(tune.Trainable):
     """A configuration's seeds as an ordinary Tune trial.
 
-    Its Tune config is plain data: `job` (a `Job`), `store` and `rollouts` (names of the replay store and of the
-    rollout pool) and `rollout_actors`. `step` returns chunk i with chunk i's own scores, while chunk i + 1 is
-    trained; so a checkpoint holds the state of the chunk that was reported last, not the newest one. Results are in
-    the ledger before Tune sees them.
+    Its Tune config is plain data: `job` (a `Job`), `broker`, `store` and `rollouts` (names of the packs' broker, the
+    replay store and the rollout pool), `rollout_actors` and `cpus_per_pack`. `step` returns chunk i with chunk i's own
+    scores, while the pack trains chunk i + 1; so a checkpoint holds the state of the chunk that was reported last, not
+    the newest one. Results are in the ledger before Tune sees them.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        from raymix.evaluation.pool import RolloutPool
-
         self.job = Job(**config["job"])
-        dataset = self._dataset(config["store"])
-        self._spec = dataset.spec
-        self._pack = open_pack(self.job, dataset)
+        self._config = config
+        self._spec = ReplayStore.connect(config["store"]).spec(self.job.dataset)
         self._pool = RolloutPool.connect(config["rollouts"], config["rollout_actors"])
         self._ledger = open_ledger(self.job)
-        self._reported: Boundary | None = None
-        self._ahead: tuple[Boundary, list[Any]] | None = None
-        self._notices = restore_newest(self.job, self._pack)
-        self._found_done = self._pack.progress
+        self._seat: Seat | None = None
+        start, self._notices = find_newest(self.job)
+        self._begin(start)
+
+    def _begin(self, start: Checkpoint | None) -> None:
+        """Go on from a checkpoint, in seats of its own."""
+        self._give_up_seat()
+        self._start, self._reported = start, start
+        self._first = True
+        if not is_over(self.job, start):
+            place = place_of(self._config["cpus_per_pack"])
+            self._seat = Seat(self._config["broker"], self._config["store"], self.job, place, start)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Tune reuses the process for another trial: everything is made anew but the imports."""
-        import torch
-
-        torch._dynamo.reset()  # drops the programs of the last trial
+        """Tune reuses the process for another trial."""
+        self._give_up_seat()
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        if self._ahead is None and (self._pack.finished or all(self._pack.diverged)):
+        if self._seat is None:
             # Restored at its end: all rows are in the ledger, there is nothing to add.
             return {"done": True, "progress": 1.0}
-        boundary, pending = self._ahead or self._train()
-        done = boundary.finished or all(boundary.diverged)
-        self._ahead = None if done else self._train()
-        evaluations = dict(zip(live_seats(boundary), ray.get(pending))) if pending else {}
-        rows = make_rows(self.job, self._spec, boundary, evaluations)
-        write_snapshots(self.job, boundary)
-        self._ledger.append(rows)
-        self._reported = boundary
-        if self._pack.eager_reason and self.job.capture == "auto":
-            self._notices.append(f"Training runs uncompiled, about half as fast: {self._pack.eager_reason}.")
-        notices, self._notices = self._notices, []
-        told = {**summary(rows, self._spec), "progress": boundary.progress, "restored": self._found_done, "done": done}
+        boundary = self._seat.take()
+        rows = record(self.job, self._ledger, self._spec, boundary, self._evaluate(boundary))
+        self._reported = checkpoint_of(self.job, boundary)
+        if self._first:
+            self._notices += capture_notices(self.job, boundary, self._start)
+            self._first = False
+        notices = [*self._notices, *self._seat.notices]
+        self._notices, self._seat.notices = [], []
+        told = {
+            **summary(rows, self._spec),
+            "progress": boundary.progress,
+            "restored": progress_of(self.job, self._start),
+            "done": boundary.over,
+        }
         return {**told, "notices": notices} if notices else told
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        write_checkpoint(checkpoint_dir, self.job, self._pack, self._reported or self._pack.boundary())
+        if self._reported is None:  # Tune ends a trial that has not reported; nobody goes on from this.
+            assert self._seat is not None
+            self._reported = checkpoint_of(self.job, self._seat.take())
+        checkpoint.write(checkpoint_dir, self._reported)
 
     def load_checkpoint(self, checkpoint_dir: Any) -> None:
         folder = Path(checkpoint_dir)
         if checkpoint.belongs_to(folder) in (None, self.job.config_id):
             # A trial goes on: Tune names the checkpoint of its last snapshot, a newer whole one may be on disk.
-            self._notices += restore_newest(self.job, self._pack, folder)
+            start, notices = find_newest(self.job, folder)
+            self._notices += [notice for notice in notices if notice not in self._notices]
+            if self._reported is self._start and _order(start) == _order(self._start):
+                return  # `setup` found the same one, and training goes on from it already
         else:
-            restore(self._pack, checkpoint.read(folder))  # a scheduler copies another trial's state
-        self._ahead, self._reported, self._found_done = None, None, self._pack.progress
+            start = checkpoint.read(folder)  # a scheduler copies another trial's state, never its hyperparameters
+        self._begin(start)
 
-    def _dataset(self, store: str) -> Dataset:
-        from raymix.data.store import ReplayStore
+    def cleanup(self) -> None:
+        self._give_up_seat()
 
-        return ReplayStore.connect(store).get(self.job.dataset)
+    def _give_up_seat(self) -> None:
+        if self._seat is not None:
+            self._seat.leave()
+            self._seat = None
 
-    def _train(self) -> tuple[Boundary, list[Any]]:
-        """Train one chunk and start the evaluation of its policies."""
-        boundary = self._pack.advance()
-        policies = [boundary.policies[seat] for seat in live_seats(boundary)] if boundary.policies else []
-        return boundary, self._pool.submit(policies, self.job.episodes, offset=int(self.job.config_id, 16))
+    def _evaluate(self, boundary: Boundary) -> dict[int, Any]:
+        """Evaluations by seat, while the pack trains on."""
+        if not boundary.policies:
+            return {}
+        live = live_seats(boundary)
+        policies = [boundary.policies[seat] for seat in live]
+        pending = self._pool.submit(policies, self.job.episodes, offset=int(self.job.config_id, 16))
+        return dict(zip(live, ray.get(pending)))
+
+
+def _order(found: Checkpoint | None) -> list[int]:
+    return checkpoint.order_of(found.state) if found else []

@@ -18,7 +18,7 @@ MODULES = {
 
 # Module or folder -> what importing it must not load, directly or through other modules of raymix.
 # The longest prefix decides.
-BELOW_TORCH = ("torch", "raymix.random", "raymix.nn", "raymix.algorithms", "raymix.learner", "raymix.packing.local")
+BELOW_TORCH = ("torch", "raymix.random", "raymix.nn", "raymix.algorithms", "raymix.learner", "raymix.packing.seating")
 ABOVE_ALGORITHMS = (
     "raymix.data",
     "raymix.learner",
@@ -36,7 +36,13 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.algorithms": ("ray", *ABOVE_ALGORITHMS),
     "raymix.learner": ("ray", "raymix.evaluation", "raymix.packing", "raymix.sweep", "raymix.cli"),
     "raymix.evaluation.rollout": ("ray",),
+    "raymix.evaluation.weights": ("torch", "ray"),
+    "raymix.packing.boundary": ("torch", "ray"),
+    "raymix.packing.seating": ("ray",),
     "raymix.packing.local": ("ray",),
+    "raymix.packing.pack": ("torch", "ray"),
+    "raymix.packing.broker": ("torch",),
+    "raymix.packing.member": ("torch",),
     "raymix.trainable": ("torch",),
     "raymix.ledger": ("torch",),
     "raymix.report": ("torch",),

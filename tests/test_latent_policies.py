@@ -363,7 +363,7 @@ def test_values_are_exact(name, values):
     states = torch.eye(toy.CHAIN_LENGTH)
     for seat in range(2):
         modules = fresh_networks(pack.algorithm, pack.dataset.spec, pack.config, seed=0)
-        parameters = unflatten(pack._learner.state(seat).tensors)["parameters"]
+        parameters = unflatten(pack.learner.state(seat).tensors)["parameters"]
         nets = Networks({name: module.requires_grad_(False) for name, module in modules.items()}, parameters)
         found = [nets.value(states)] if name != "plas" else []
         found += list(nets.critic(states, torch.zeros(toy.CHAIN_LENGTH, 1))) if name != "wcvae" else []

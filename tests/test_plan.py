@@ -15,7 +15,7 @@ from ray import tune
 
 from raymix import ledger
 from raymix.job import job_of
-from raymix.plan import SweepSpec, describe, expand, read_description, setting, write_description
+from raymix.plan import SweepSpec, describe, expand, read_description, seat, setting, write_description
 from raymix.report import METRIC, SELECT
 from raymix.sweep import trial_labels
 from raymix.types import UsageError
@@ -97,13 +97,13 @@ def test_spellings_of_one_value_are_one_configuration(text: str) -> None:
         ({"samples": None}, ("samples takes", "None")),
         ({"search_seed": -1}, ("search_seed takes", "-1")),
         ({"search_seed": 2**32}, ("search_seed takes", str(2**32))),
-        ({"cpus_per_trial": 0}, ("cpus_per_trial takes a number above 0", "not 0")),
-        ({"cpus_per_trial": -1}, ("cpus_per_trial takes", "-1")),
-        ({"cpus_per_trial": None}, ("cpus_per_trial takes", "None")),
-        ({"cpus_per_trial": float("nan")}, ("cpus_per_trial takes", "nan")),
-        ({"gpus_per_trial": -0.5}, ("gpus_per_trial takes", "-0.5")),
-        ({"gpus_per_trial": 1.5}, ("gpus_per_trial takes", "1.5")),
-        ({"gpus_per_trial": "1"}, ("gpus_per_trial takes", "'1'")),
+        ({"cpus_per_pack": 0}, ("cpus_per_pack takes a number above 0", "not 0")),
+        ({"cpus_per_pack": -1}, ("cpus_per_pack takes", "-1")),
+        ({"cpus_per_pack": None}, ("cpus_per_pack takes", "None")),
+        ({"cpus_per_pack": float("nan")}, ("cpus_per_pack takes", "nan")),
+        ({"gpus_per_pack": -0.5}, ("gpus_per_pack takes", "-0.5")),
+        ({"gpus_per_pack": 1.5}, ("gpus_per_pack takes", "1.5")),
+        ({"gpus_per_pack": "1"}, ("gpus_per_pack takes", "'1'")),
         ({"metric": "loss"}, ("metric is one of", *METRIC, "'loss'")),
         ({"select": "first"}, ("select is one of", *SELECT, "'first'")),
         ({"select": ["last"]}, ("select is one of", "['last']")),
@@ -148,7 +148,13 @@ def test_right_specifications_in_other_spellings() -> None:
     assert SweepSpec(algorithm="lom", datasets="two-modes").datasets == ("two-modes",)  # type: ignore[arg-type]
     assert SPEC.replace(datasets="two-modes") == SPEC
     assert SPEC.replace(seeds=(4, 1)).seed_list == [4, 1] and SPEC.replace(seeds=2).seed_list == [0, 1]
-    for changes in ({"datasets": ["two-modes"]}, {"seeds": [0, 3]}, {"cpus_per_trial": 0.5}, {"gpus_per_trial": 2}):
+    for changes in (
+        {"datasets": ["two-modes"]},
+        {"seeds": [0, 3]},
+        {"cpus_per_pack": 0.5},
+        {"gpus_per_pack": 0.5},
+        {"seats": 16},
+    ):
         assert len(expand(SPEC.replace(**changes))) == 1
 
 
@@ -173,7 +179,7 @@ def test_several_specifications_run_as_one_sweep() -> None:
     trials = expand(SPEC, BC, BC.replace(label="again"))
     assert [(trial.algorithm, trial.evaluate_every) for trial in trials] == [("lom", 1000), ("bc", 500)]
     assert [trial.label for trial in trials] == ["all settings fixed", "cloning"]
-    plan = describe([SPEC, BC], "both", {TWO_MODES: "abc"}, "0.1.0")
+    plan = seat(describe([SPEC, BC], "both", {TWO_MODES: "abc"}, "0.1.0"), "cpu")
     assert list(plan["phases"]) == ["lom", "bc"]
     jobs = [job_of(plan, trial, Path("run"), "cpu", "auto") for trial in plan["trials"]]
     assert [(job.algorithm, job.report_every) for job in jobs] == [("lom", 1000), ("bc", 500)]

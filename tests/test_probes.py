@@ -144,7 +144,7 @@ def networks_of(pack: LocalPack, seat: int):
     from raymix.learner.state import unflatten
 
     modules = fresh_networks(pack.algorithm, pack.dataset.spec, pack.config, seed=0)
-    parameters = unflatten(pack._learner.state(seat).tensors)["parameters"]
+    parameters = unflatten(pack.learner.state(seat).tensors)["parameters"]
     return Networks({name: module.requires_grad_(False) for name, module in modules.items()}, parameters)
 
 

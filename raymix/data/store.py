@@ -129,6 +129,13 @@ class ReplayStore:
             )
         return from_table(ray.get(reference))
 
+    def spec(self, dataset_name: str) -> Spec:
+        """The facts of a data set that the store holds; `UsageError` where it does not."""
+        found = ray.get(self._actor.spec.remote(dataset_name))
+        if found is None:
+            raise UsageError(f"The replay store {self.name!r} holds no data set {dataset_name!r}, only {self.names()}.")
+        return found
+
     def names(self) -> list[str]:
         """Names of the data sets held, sorted."""
         return ray.get(self._actor.names.remote())

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import torch
 
 from raymix.algorithms import base
+from raymix.evaluation.weights import PolicyWeights
 from raymix.learner.networks import Networks, fresh_networks
 from raymix.learner.state import unflatten
 from raymix.random import Key
 from raymix.types import Spec
-
-
-@dataclass(frozen=True)
-class PolicyWeights:
-    """A policy as plain data, to send to another process or to write to disk. Holds no code."""
-
-    algorithm: str
-    config: dict[str, Any]
-    spec: dict[str, Any]
-    seed: int
-    weights: dict[str, np.ndarray]
-    """By `network/parameter`: the algorithm's acting networks."""
 
 
 class Policy:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,6 +74,9 @@ class Learner:
         self._horizons = torch.ones(width, dtype=torch.float64, device=self.device)
         self._seeds = torch.zeros(width, dtype=torch.int64, device=self.device)
         self._steps = torch.zeros(width, dtype=torch.int64, device=self.device)
+        # Sums of metrics since each seat's were last taken, and of how many steps.
+        self._totals: dict[str, Tensor] = {}
+        self._counts: dict[str, np.ndarray] = {}
 
     # Seats
 
@@ -119,6 +123,7 @@ class Learner:
             ours[name][seat].copy_(value)
         self._seeds[seat], self._steps[seat] = state.seed, state.step
         self.set_scalars(seat, config)
+        self._forget_metrics([seat])
 
     def set_scalars(self, seat: int, config: AlgorithmConfig) -> None:
         """Write a member's scalar hyperparameters in place."""
@@ -128,41 +133,91 @@ class Learner:
 
     def state(self, seat: int) -> MemberState:
         """A copy, on the host, of everything that a step of this member reads except its scalars."""
-        tensors = {name: value[seat].detach().cpu().clone() for name, value in flatten(self._state).items()}
-        return MemberState(self.phase.name, int(self._steps[seat]), int(self._seeds[seat]), tensors)
+        return self.states([seat])[0]
+
+    def states(self, seats: Sequence[int]) -> list[MemberState]:
+        """The `state` of several seats, fetched from the device together."""
+        index = torch.tensor(list(seats), dtype=torch.int64, device=self.device)
+        fetched = {name: value[index].cpu() for name, value in flatten(self._state).items()}
+        return [
+            MemberState(
+                self.phase.name,
+                int(self._steps[seat]),
+                int(self._seeds[seat]),
+                {name: value[row] for name, value in fetched.items()},
+            )
+            for row, seat in enumerate(seats)
+        ]
+
+    def align(self, seats: Sequence[int], step: int) -> None:
+        """Let the seats that nobody reads keep the others' time: all must agree on it modulo `period`."""
+        self._steps[list(seats)] = step
 
     def acting_weights(self, seat: int) -> dict[str, Tensor]:
         """Host copies of the parameters that `sample_actions` needs, as `network/parameter`."""
+        return self.acting_of(self.state(seat))
+
+    def acting_of(self, state: MemberState) -> dict[str, Tensor]:
+        """Those of a member's tensors that `sample_actions` needs, as `network/parameter`; not copied."""
         slow = self.algorithm.acting_targets
         kinds = {name: "targets" if name in slow else "parameters" for name in self.algorithm.acting}
-        parameters = {name: self._state[kind][name] for name, kind in kinds.items()}
-        return {name: value[seat].detach().cpu().clone() for name, value in flatten(parameters).items()}
+        return {
+            path.split("/", 1)[1]: value
+            for path, value in state.tensors.items()
+            if kinds.get(path.split("/")[1]) == path.split("/")[0]
+        }
 
     # Training
 
     def run(self, steps: int) -> Chunk:
-        """Train every seat for `steps` steps. Nothing waits for the device before the chunk ends."""
-        offsets = self._steps % self.period
-        first = int(offsets[0])
-        if not bool((offsets == first).all()):
+        """Train every seat for `steps` steps, and take all their metrics."""
+        self.train(steps)
+        taken = self.take_metrics(range(self.width))
+        return Chunk(steps, {name: [values[name] for values in taken] for name in taken[0]})
+
+    def train(self, steps: int) -> None:
+        """Train every seat for `steps` steps. Nothing waits for the device meanwhile; metrics are summed up there."""
+        offsets = (self._steps % self.period).tolist()
+        if len(set(offsets)) > 1:
             raise ValueError(f"seats are at steps {self._steps.tolist()}, which differ modulo {self.period}")
         times = self._steps + torch.arange(steps, device=self.device)[:, None]
         starts = streams(self._seeds, times, len(self.phase.updates), domain=self.phase_index)
         shares, rates = self._target_shares(times), self._rate_factors(times)
-        totals: dict[str, Tensor] = {}
-        counts: Counter[str] = Counter()
+        done: Counter[str] = Counter()
         for index in range(steps):
-            clock = (first + index) % self.period
+            clock = (offsets[0] + index) % self.period
             metrics = self.program(self._state, self._scalars, starts[index], shares[index], rates[index], clock)
-            counts.update(metrics.keys())  # An update with `every` > 1 has metrics in some steps only.
-            totals.update({name: torch.zeros_like(metrics[name]) for name in metrics if name not in totals})
+            done.update(metrics.keys())  # An update with `every` > 1 has metrics in some steps only.
+            for name in metrics.keys() - self._totals.keys():
+                self._totals[name] = torch.zeros_like(metrics[name])
+                self._counts[name] = np.zeros(self.width, dtype=np.int64)
             if metrics:  # Steps in which every update rests have none.
-                torch._foreach_add_([totals[name] for name in metrics], list(metrics.values()))
+                torch._foreach_add_([self._totals[name] for name in metrics], list(metrics.values()))
         self._steps += steps
-        if not totals:
-            return Chunk(steps, {})
-        means = torch.stack(list(totals.values())).cpu().double()
-        return Chunk(steps, {name: (row / counts[name]).tolist() for name, row in zip(totals, means)})
+        for name, times_done in done.items():
+            self._counts[name] += times_done
+
+    def take_metrics(self, seats: Sequence[int]) -> list[dict[str, float]]:
+        """Per seat: means over the steps since they were last taken, or since its member came; waits for the device.
+
+        The sums run on over any number of calls of `train`, so a mean does not depend on how its steps were cut.
+        """
+        taken = [{} for _ in seats]  # type: list[dict[str, float]]
+        if self._totals:
+            totals = torch.stack(list(self._totals.values())).cpu().double()
+            for name, sums in zip(self._totals, totals.tolist()):
+                counts = self._counts[name]
+                for values, seat in zip(taken, seats):
+                    if counts[seat]:
+                        values[name] = sums[seat] / int(counts[seat])
+        self._forget_metrics(seats)
+        return taken
+
+    def _forget_metrics(self, seats: Sequence[int]) -> None:
+        index = torch.tensor(list(seats), dtype=torch.int64, device=self.device)
+        for name, total in self._totals.items():
+            total.index_fill_(0, index, 0.0)
+            self._counts[name][list(seats)] = 0
 
     def _target_shares(self, times: Tensor) -> Tensor:
         """(steps, N): how far the targets move in each step; 0 in the steps between, which keeps one program for all.

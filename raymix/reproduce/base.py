@@ -224,6 +224,8 @@ def train_here(
     capture: str = "auto",
 ) -> list[Member]:
     """Train seeds 0, 1, ... in this process, for data without an environment to evaluate in."""
+    import torch
+
     from raymix.algorithms import base
     from raymix.packing.local import LocalPack
 
@@ -233,7 +235,10 @@ def train_here(
         boundary = pack.advance()
         progress(f"{algorithm}: {boundary.phase} {boundary.step:,} ({boundary.progress:.0%} done)")
     return [
-        member_of(algorithm, config.to_dict(), dataset.spec, state.seed, state.tensors) for state in boundary.states
+        member_of(
+            algorithm, config.to_dict(), dataset.spec, seed, {name: torch.from_numpy(a) for name, a in arrays.items()}
+        )
+        for seed, arrays in zip(boundary.seeds, boundary.states)
     ]
 
 
