@@ -51,6 +51,8 @@ def run(specs: Sequence[SweepSpec], name: str, options: Options) -> Report:
         SweepFailed: trials failed more often than they are retried.
         Interrupted: SIGINT or SIGTERM.
     """
+    from raymix.packing.sharing import share_phases
+
     trials = expand(*specs)
     root = writable_folder(options.storage)
     datasets = {name: load_dataset(name, options.quiet) for name in dict.fromkeys(trial.dataset for trial in trials)}
@@ -58,6 +60,7 @@ def run(specs: Sequence[SweepSpec], name: str, options: Options) -> Report:
     plan = describe(specs, name, hashes, raymix.__version__)
     with _ready(plan, datasets, options) as cluster:
         plan = seat(plan, "cuda" if resources_per_pack(plan, cluster)[1] else "cpu")
+        plan = share_phases(plan, datasets)
         run_dir = new_run_folder(root, name, plan)
         return _carry_out(plan, run_dir, plan["trials"], datasets, cluster, options)
 
@@ -108,7 +111,7 @@ def resources_per_pack(plan: dict[str, Any], cluster: Cluster) -> tuple[float, f
 
 def resources_per_trial(job: dict[str, Any], cpus: float, gpus: float) -> tune.PlacementGroupFactory:
     """A trial's share of its pack's device, so that Ray has room for as many trials as there are seats."""
-    together = min(job["widths"]) // len(job["seeds"])
+    together = max(job["widths"]) // len(job["seeds"])
     # Ray counts in ten-thousandths; rounded down, all shares of one device fit on it.
     shares = {"CPU": math.floor(1e4 * cpus / together) / 1e4, "GPU": math.floor(1e4 * gpus / together) / 1e4}
     from ray import tune

@@ -45,9 +45,9 @@ ROWS = 3 * 2 * (2 + 10)  # configurations x seeds x (reports of the mixture phas
 class Driver:
     """One sweep process, and every process it started."""
 
-    def __init__(self, folder: Path, *options: str, dashboard: bool = False) -> None:
+    def __init__(self, folder: Path, *options: str, dashboard: bool = False, sweep: str = SWEEP) -> None:
         self.script = folder / "small_sweep.py"
-        self.script.write_text(SWEEP)
+        self.script.write_text(sweep)
         self.storage = folder / "runs"
         command = [sys.executable, str(self.script), "--eager"]
         command += [] if "--resume" in options else ["--storage", str(self.storage)]

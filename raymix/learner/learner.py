@@ -20,7 +20,7 @@ from raymix.algorithms.base import Algorithm, Phase
 from raymix.config import AlgorithmConfig
 from raymix.learner.adam import adam_
 from raymix.learner.capture import Program
-from raymix.learner.networks import LiftedConfig, Networks, fresh_networks
+from raymix.learner.networks import LiftedConfig, Networks, Watched, fresh_networks
 from raymix.learner.replay import DeviceReplay, DrawnBatch
 from raymix.learner.state import MemberState, flatten, unflatten
 from raymix.random import Key, streams
@@ -166,6 +166,24 @@ class Learner:
             for path, value in state.tensors.items()
             if kinds.get(path.split("/")[1]) == path.split("/")[0]
         }
+
+    def scalars_read(self) -> set[str]:
+        """Names of the scalar fields that this phase depends on: members that agree on them train alike.
+
+        Losses are called once to see what they read, as they are: written for one agent and free of branches on data.
+        """
+        scalars = {name: value[0] for name, value in self._scalars.items()}
+        watched = Watched(LiftedConfig(self._structure, scalars))
+        state = unflatten({name: value[0] for name, value in flatten(self._state).items()})
+        nets = Networks(self._modules, state["parameters"], state["targets"])
+        starts = streams(self._seeds[:1], self._steps[:1], len(self.phase.updates), domain=self.phase_index)[0]
+        for update, start in zip(self.phase.updates, starts):
+            rows = self.replay.rows[: self._structure[update.batch_size]]
+            getattr(self.algorithm, update.loss)(nets, DrawnBatch(self.replay, rows), watched, Key(start, self.dtype))
+        starting = Watched(self.config)
+        fresh_networks(self.algorithm, self.replay.spec, starting, seed=0)
+        read = watched.read | starting.read | {update.learning_rate for update in self.phase.updates}
+        return (read | ({"tau"} if self.phase.targets else set())) & self._scalars.keys()
 
     # Training
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from raymix.algorithms.base import Algorithm
-from raymix.config import AlgorithmConfig
 from raymix.types import Spec
 
 Parameters = Mapping[str, Mapping[str, Tensor]]
@@ -54,7 +53,19 @@ class LiftedConfig:
         return self._values[name]
 
 
-def fresh_networks(algorithm: Algorithm, spec: Spec, config: AlgorithmConfig, seed: int) -> dict[str, nn.Module]:
+class Watched:
+    """A configuration that notes which of its fields are read."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.read.add(name)
+        return getattr(self._config, name)
+
+
+def fresh_networks(algorithm: Algorithm, spec: Spec, config: Any, seed: int) -> dict[str, nn.Module]:
     """One agent's networks, initialised from `seed` alone (torch's global generator is left as it was)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

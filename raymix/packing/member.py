@@ -60,7 +60,7 @@ class Seat:
 
     def _sit_down(self) -> None:
         job = self._job
-        width = min(job.widths)
+        width = max(job.widths)
         self._ticket: str
         self._pack: Any
         self._ticket, self._pack = ray.get(

@@ -1,0 +1,153 @@
+"""Sweeps whose trials share packs, as a user runs them, and the death of each process that takes part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from test_sweep import SWEEP, Driver, results
+
+from raymix.packing.broker import start_broker
+from raymix.packing.member import place_of
+from raymix.packing.pack import Place
+from raymix.plan import read_description
+
+PACKED = SWEEP.replace(
+    'search={"num_components": tune.grid_search([1, 2, 3])}',
+    'search={"beta": tune.grid_search([0.5, 1.0, 2.0, 4.0, 8.0])}, seats=4',
+)
+assert PACKED != SWEEP
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An undisturbed run of five trials, two to a pack."""
+    folder = tmp_path_factory.mktemp("whole")
+    status, _, errors = Driver(folder, sweep=PACKED).finish()
+    assert status == 0, errors
+    (run,) = (folder / "runs").iterdir()
+    yield run
+
+
+def title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def test_trials_share_packs_and_their_first_phase(whole: Path) -> None:
+    """Catches trials that are not packed, or a mixture fitted for each of them (their rows would not agree)."""
+    plan = read_description(whole)
+    assert [trial["widths"] for trial in plan["trials"]] == [[2, 4]] * 5
+    assert len({trial["shared"] for trial in plan["trials"]}) == len({trial["pack"] for trial in plan["trials"]}) == 1
+    found = results(whole)
+    assert len(found) == 5 * 2 * (2 + 10)
+    mixtures = {}
+    for (_, seed, phase, step), row in found.items():
+        if phase == "mdn":
+            mixtures.setdefault((seed, step), set()).add(row)
+    assert len(mixtures) == 2 * 2 and all(len(rows) == 1 for rows in mixtures.values())
+    mains = {row for (_, _, phase, _), row in found.items() if phase == "main"}
+    assert len(mains) == 5 * 2 * 10
+
+
+@pytest.mark.parametrize("victim", ["ray::Pack", "ray::Member", "ray::RolloutActor"])
+def test_a_killed_process_loses_and_doubles_nothing(victim: str, whole: Path, tmp_path: Path) -> None:
+    driver = Driver(tmp_path, sweep=PACKED)
+    driver.wait_for_segments(12)
+    victims = [process for process in driver.family if title(process).startswith(victim)]
+    assert victims, [title(process) for process in driver.family]
+    victims[0].kill()
+    status, output, errors = driver.finish()
+    assert status == 0, errors
+    (run,) = (tmp_path / "runs").iterdir()
+    assert results(run) == results(whole)
+    if victim == "ray::Pack":
+        assert "A pack died; its trials go on in another one" in output
+    assert not [process for process in driver.family if process.is_running()]
+
+
+def test_a_run_goes_on_in_packs_that_it_did_not_have(whole: Path, tmp_path: Path) -> None:
+    """Catches trials whose numbers depend on who they sat with before the driver was killed."""
+    driver = Driver(tmp_path, sweep=PACKED)
+    driver.wait_for_segments(12)
+    driver.process.kill()
+    driver.finish()
+    (run,) = (tmp_path / "runs").iterdir()
+    status, _, errors = Driver(tmp_path, "--resume", str(run), sweep=PACKED).finish()
+    assert status == 0, errors
+    assert results(run) == results(whole)
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+class Asker:
+    """Stands where a trial stands: with a share of a GPU."""
+
+    def place(self) -> Place:
+        return place_of(cpus=1.5)
+
+
+class Looker:
+    """What a pack's process sees."""
+
+    def __init__(self, place: Place) -> None:
+        from raymix.packing.pack import Pack
+
+        self.pack = Pack(place)
+
+    def visible(self) -> str | None:
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_a_pack_sees_the_device_of_its_trials(local_ray: None) -> None:
+    """Two GPUs are pretended; catches a pack on another one, and trials of one device in two packs."""
+    askers = [ray.remote(Asker).options(num_cpus=0, num_gpus=0.5).remote() for _ in range(4)]
+    places = ray.get([asker.place.remote() for asker in askers])
+    assert sorted(place.gpus for place in places) == ["0", "0", "1", "1"]
+    assert {place.node for place in places} == {ray.get_runtime_context().get_node_id()}
+    assert {place.threads for place in places} == {1}
+    lookers = [ray.remote(Looker).options(num_cpus=0).remote(place) for place in places]
+    assert ray.get([looker.visible.remote() for looker in lookers]) == [place.gpus for place in places]
+
+
+def test_the_broker_fills_packs_and_uses_them_again(local_ray: None) -> None:
+    broker = start_broker("broker-test")
+    here = Place(ray.get_runtime_context().get_node_id(), "", 1)
+
+    def seat(trial: str, key: str = "a", place: Place = here) -> str:
+        return ray.get(broker.seat.remote(trial, place, key, 4, 2))[0]
+
+    def taken() -> list[tuple[str, int]]:
+        return [(pack["key"], pack["taken"]) for pack in ray.get(broker.occupancy.remote())]
+
+    first, second = seat("one"), seat("two")
+    assert taken() == [("a", 4)]
+    third = seat("three")
+    assert taken() == [("a", 4), ("a", 2)]
+    other = seat("four", key="b")
+    assert taken() == [("a", 4), ("a", 2), ("b", 2)]
+    again = seat("one")  # its process died: the seats that it held are free
+    assert again != first and taken() == [("a", 4), ("a", 2), ("b", 2)]
+    for ticket in (second, again, first):
+        ray.get(broker.leave.remote(ticket))
+    assert taken() == [("a", 0), ("a", 2), ("b", 2)]
+    fifth = seat("five", key="c")  # an empty pack takes another structure
+    assert taken() == [("c", 2), ("a", 2), ("b", 2)]
+    ray.get(broker.lost.remote(fifth))
+    assert taken() == [("a", 2), ("b", 2)]
+    for ticket in (third, other):
+        ray.get(broker.leave.remote(ticket))
+    seat("six", place=Place(here.node, "1", 1))
+    assert taken() == [("a", 0), ("b", 0), ("a", 2)]
+    ray.kill(broker)
