@@ -53,13 +53,14 @@ class Member(tune.Trainable):
         self._begin(start)
 
     def _begin(self, start: Checkpoint | None) -> None:
-        """Go on from a checkpoint, in seats of its own."""
+        """Go on from a checkpoint, from the next step on.
+
+        Seats are taken there and not here: Tune sets up processes that it never uses (it prefers one that another
+        trial has left), and such a one must not take the seats of the trial that trains.
+        """
         self._give_up_seat()
         self._start, self._reported = start, start
         self._first = True
-        if not is_over(self.job, start):
-            place = place_of(self._config["cpus_per_pack"])
-            self._seat = Seat(self._config["broker"], self._config["store"], self.job, place, start)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Tune reuses the process for another trial."""
@@ -69,8 +70,9 @@ class Member(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         if self._seat is None:
-            # Restored at its end: all rows are in the ledger, there is nothing to add.
-            return {"done": True, "progress": 1.0}
+            if is_over(self.job, self._start):  # all rows are in the ledger, there is nothing to add
+                return {"done": True, "progress": 1.0}
+            self._seat = self._sit_down()
         boundary = self._seat.take()
         rows = record(self.job, self._ledger, self._spec, boundary, self._evaluate(boundary))
         self._reported = checkpoint_of(self.job, boundary)
@@ -89,7 +91,7 @@ class Member(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         if self._reported is None:  # Tune ends a trial that has not reported; nobody goes on from this.
-            assert self._seat is not None
+            self._seat = self._seat or self._sit_down()
             self._reported = checkpoint_of(self.job, self._seat.take())
         checkpoint.write(checkpoint_dir, self._reported)
 
@@ -99,14 +101,16 @@ class Member(tune.Trainable):
             # A trial goes on: Tune names the checkpoint of its last snapshot, a newer whole one may be on disk.
             start, notices = find_newest(self.job, folder)
             self._notices += [notice for notice in notices if notice not in self._notices]
-            if self._reported is self._start and _order(start) == _order(self._start):
-                return  # `setup` found the same one, and training goes on from it already
         else:
             start = checkpoint.read(folder)  # a scheduler copies another trial's state, never its hyperparameters
         self._begin(start)
 
     def cleanup(self) -> None:
         self._give_up_seat()
+
+    def _sit_down(self) -> Seat:
+        place = place_of(self._config["cpus_per_pack"])
+        return Seat(self._config["broker"], self._config["store"], self.job, place, self._start)
 
     def _give_up_seat(self) -> None:
         if self._seat is not None:
@@ -121,7 +125,3 @@ class Member(tune.Trainable):
         policies = [boundary.policies[seat] for seat in live]
         pending = self._pool.submit(policies, self.job.episodes, offset=int(self.job.config_id, 16))
         return dict(zip(live, ray.get(pending)))
-
-
-def _order(found: Checkpoint | None) -> list[int]:
-    return checkpoint.order_of(found.state) if found else []
