@@ -16,7 +16,7 @@ import numpy as np
 
 import raymix
 from raymix import checkpoint, ledger, snapshots
-from raymix.types import Dataset, Spec
+from raymix.types import Dataset, Spec, UsageError
 
 if TYPE_CHECKING:
     from raymix.packing.boundary import Boundary
@@ -55,7 +55,12 @@ class Job:
 
 
 def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: Path, device: str, capture: str) -> Job:
-    """One of a plan's trials (`raymix.plan.describe`) as a job."""
+    """One of a plan's trials (`raymix.plan.seat`) as a job. Raises `UsageError` for a run from before there were packs."""
+    if "widths" not in trial:
+        raise UsageError(
+            f"{run_dir} was started by a raymix that trained every trial on its own, so this one cannot go on with it;"
+            f" its results so far are whole: `raymix report {run_dir}`"
+        )
     return Job(
         run=run_dir.name,
         run_dir=str(run_dir),

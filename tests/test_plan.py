@@ -226,6 +226,11 @@ def test_a_description_comes_back_as_it_was(tmp_path: Path, description: dict[st
     assert read_description(tmp_path)["sweep"] == "other"
 
 
+def test_a_run_from_before_there_were_packs_is_refused(tmp_path: Path, description: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"trained every trial on its own.*raymix report"):
+        job_of(description, description["trials"][0], tmp_path, "cpu", "auto")
+
+
 def test_a_damaged_description_is_refused(tmp_path: Path, description: dict[str, Any]) -> None:
     """Catches a sweep resumed with other trials than it was started with."""
     with pytest.raises(UsageError, match=r"no sweep to resume: it has no sweep\.json"):
