@@ -55,7 +55,7 @@ class Job:
 
 
 def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: Path, device: str, capture: str) -> Job:
-    """One of a plan's trials (`raymix.plan.seat`) as a job. Raises `UsageError` for a run from before there were packs."""
+    """One of a plan's trials (`raymix.plan.seat`) as a job; `UsageError` where the run is older than packs."""
     if "widths" not in trial:
         raise UsageError(
             f"{run_dir} was started by a raymix that trained every trial on its own, so this one cannot go on with it;"
