@@ -56,6 +56,9 @@ class AlgorithmConfig:
     """Base of every algorithm's hyperparameters. Values are checked on construction (`UsageError`)."""
 
     steps: int = schedule(1_000_000, low=1, help="gradient steps of the last phase")
+    precision: str = structure(
+        "fp32", choices=("fp32", "bf16"), help="of matrix products in training; bf16 needs a CPU with AMX or a GPU"
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -51,6 +51,7 @@ def run(specs: Sequence[SweepSpec], name: str, options: Options) -> Report:
         SweepFailed: trials failed more often than they are retried.
         Interrupted: SIGINT or SIGTERM.
     """
+    from raymix.learner import precision as precisions
     from raymix.packing.sharing import share_phases
 
     trials = expand(*specs)
@@ -59,7 +60,11 @@ def run(specs: Sequence[SweepSpec], name: str, options: Options) -> Report:
     hashes = {dataset: loaded.spec.hash for dataset, loaded in datasets.items()}
     plan = describe(specs, name, hashes, raymix.__version__)
     with _ready(plan, datasets, options) as cluster:
-        plan = seat(plan, "cuda" if resources_per_pack(plan, cluster)[1] else "cpu")
+        device = "cuda" if resources_per_pack(plan, cluster)[1] else "cpu"
+        if device == "cpu" and options.address is None:  # elsewhere a pack finds out
+            for precision in {trial.config["precision"] for trial in trials}:
+                precisions.require(precision, device)
+        plan = seat(plan, device)
         plan = share_phases(plan, datasets)
         run_dir = new_run_folder(root, name, plan)
         return _carry_out(plan, run_dir, plan["trials"], datasets, cluster, options)

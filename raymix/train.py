@@ -30,6 +30,7 @@ from raymix.job import (
     record,
     summary,
 )
+from raymix.learner import precision
 from raymix.packing.boundary import Boundary
 from raymix.plan import SweepSpec, describe, expand, read_description, seat
 from raymix.report import Report, find_run, write_report
@@ -58,6 +59,7 @@ def train(spec: SweepSpec, storage: str, options: Options) -> Report:
     trials = expand(spec)
     if len(trials) != 1:
         raise UsageError(f"this names {len(trials)} configurations, train takes one; run a sweep for several")
+    precision.require(trials[0].config["precision"], options.device)
     root = writable_folder(storage)
     dataset = load_dataset(trials[0].dataset, options.quiet)
     if dataset.spec.environment is not None:

@@ -16,6 +16,7 @@ from raymix.algorithms.base import Algorithm, Phase, Update, find, names
 from raymix.config import AlgorithmConfig, kind_of
 from raymix.learner.learner import Learner
 from raymix.learner.networks import LiftedConfig, Networks, fresh_networks
+from raymix.learner.precision import can_reduce
 from raymix.learner.replay import DrawnBatch
 from raymix.learner.state import flatten, unflatten
 from raymix.random import Key, streams
@@ -344,7 +345,7 @@ def starts(algorithm: Algorithm, field: str) -> Iterator[tuple[AlgorithmConfig, 
         yield small_config(algorithm, preset), size
     config = small_config(algorithm)
     for other in sorted(dataclasses.fields(config), key=lambda each: not each.metadata.get("choices")):
-        if other.name != field and kind_of(other) != "schedule":
+        if other.name not in (field, "precision") and kind_of(other) != "schedule":
             for value in other_values(other, getattr(config, other.name)):
                 yield dataclasses.replace(config, **{other.name: value}), 1.0
 
@@ -356,6 +357,14 @@ def test_every_field_matters(name, field, references):
     Where small networks never get to a clip or a cap, larger ones must; some fields need one choice of another.
     """
     algorithm = find(name)
+    if field == "precision":
+        if not can_reduce(torch.device("cpu")):
+            pytest.skip("this CPU multiplies in full precision only")
+        # Products of narrow networks are never reduced.
+        wide = {f.name: (64, 64) for f in dataclasses.fields(algorithm.Config) if isinstance(f.default, tuple)}
+        one, other = (small_config(algorithm, **wide, precision=value) for value in ("fp32", "bf16"))
+        assert not identical(trained(algorithm, one), trained(algorithm, other))
+        return
     for config, size in starts(algorithm, field):
         (declared,) = (each for each in dataclasses.fields(config) if each.name == field)
         if kind_of(declared) == "schedule":

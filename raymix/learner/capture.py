@@ -15,19 +15,25 @@ from typing import Any
 
 import torch
 
+from raymix.learner import precision as precisions
+
 logger = logging.getLogger(__name__)
 
 
 class Program:
     """`step` compiled on its first call; uncompiled where that fails or is not wanted (`eager_reason` says why).
 
-    `mode` is 'auto' (compile if there is a compiler), 'compile' (a failure raises) or 'eager'.
+    `mode` is 'auto' (compile if there is a compiler), 'compile' (a failure raises) or 'eager'; `precision` is that of
+    float32 matrix products in it, 'fp32' or 'bf16' (`UsageError` where the device has not got it).
     """
 
-    def __init__(self, step: Callable[..., Any], device: torch.device, mode: str = "auto") -> None:
+    def __init__(
+        self, step: Callable[..., Any], device: torch.device, mode: str = "auto", precision: str = "fp32"
+    ) -> None:
         if mode not in ("auto", "compile", "eager"):
             raise ValueError(f"capture mode {mode!r} is not one of 'auto', 'compile', 'eager'")
-        self._step, self._mode = step, mode
+        precisions.require(precision, device)
+        self._step, self._mode, self._device, self._precision = step, mode, device, precision
         self.compile_seconds = 0.0
         self.eager_reason: str | None = None
         if mode == "eager":
@@ -39,6 +45,13 @@ class Program:
         self._program = step if self.eager_reason else None
 
     def __call__(self, *arguments: Any) -> Any:
+        # The setting is the process's, and other programs in it may want another.
+        if self._precision == "fp32":
+            return self._run(*arguments)
+        with precisions.reduced(self._device):
+            return self._run(*arguments)
+
+    def _run(self, *arguments: Any) -> Any:
         if self._program is None:
             return self._first_call(*arguments)
         return self._program(*arguments)

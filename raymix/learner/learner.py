@@ -60,7 +60,7 @@ class Learner:
             for name, module in fresh_networks(algorithm, replay.spec, config, seed=0).items()
         }
         self._structure = config.of_kind("structure")
-        self.program = Program(self._step, self.device, capture)
+        self.program = Program(self._step, self.device, capture, config.precision)
         # Updates with `every` > 1 are left out of the program of a step, so all seats must agree on when.
         self.period = math.lcm(*(update.every for update in self.phase.updates))
         blank = self.fresh(config, seed=0)
