@@ -36,7 +36,7 @@ def reduced(device: torch.device) -> Iterator[None]:
         finally:
             torch.set_float32_matmul_precision(kept)
         return
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set up when torch is imported
     kept = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     try:
