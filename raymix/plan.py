@@ -57,7 +57,7 @@ class SweepSpec:
     """The rule that picks the checkpoint whose score counts: a key of `raymix.report.SELECT`."""
     seats: int | None = None
     """The most agents (one per seed) that train as one program; trials of the same structure share it. None: 8 on
-    CPUs, 64 on a GPU. Scores are the same wherever this is, so a run keeps it when it is resumed elsewhere."""
+    CPUs, 64 on a GPU. Products are rounded by the program's width, so a run keeps it wherever it is resumed."""
     cpus_per_pack: float = 1
     """Cores that such a program trains on; its trials ask Ray for their share of them."""
     gpus_per_pack: float | None = None
@@ -313,7 +313,8 @@ def _pack_key(trial: Trial, dataset_hash: str) -> str:
 
 
 SEATS = {"cpu": 8, "cuda": 64}
-"""Widths of programs from which on more agents gain little (`raymix bench learner`)."""
+"""Widths of programs where a sweep does not say: on CPUs more agents than these gain little (`raymix bench learner`);
+on GPUs, where no benchmark has run yet, a step of these networks is bound by its launches, not by its width."""
 
 
 def seat(plan: dict[str, Any], device: str) -> dict[str, Any]:
