@@ -314,7 +314,7 @@ def _pack_key(trial: Trial, dataset_hash: str) -> str:
 
 SEATS = {"cpu": 8, "cuda": 64}
 """Widths of programs where a sweep does not say: on CPUs more agents than these gain little (`raymix bench learner`);
-on GPUs, where no benchmark has run yet, a step of these networks is bound by its launches, not by its width."""
+on GPUs no benchmark has run yet."""
 
 
 def seat(plan: dict[str, Any], device: str) -> dict[str, Any]:
