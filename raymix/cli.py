@@ -101,12 +101,53 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--algorithm", default="lom", help="such as td3_bc (default: %(default)s)")
     command.add_argument("--members", default="1,4,8", metavar="N,N", help="widths (default: %(default)s)")
+    command.add_argument(
+        "--precision", default="fp32", metavar="P,P", help="of matrix products: fp32, bf16 (default: %(default)s)"
+    )
     command.add_argument("--phase", help="phase that trains; default: the last")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter")
     command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     command.add_argument("--runs", type=int, default=5, metavar="N", help="runs to take medians of (default: 5)")
     command.add_argument("--json", action="store_true", help="print JSON and nothing else")
     command.set_defaults(run=bench_learner)
+    command = bench.add_parser(
+        "store",
+        help="memory and time of reading a shared data set",
+        description="Growth of all processes' memory per process that reads a data set from the replay store (shared"
+        " pages counted once), times of put and get, and random batches beside those of a private array. Linux only.",
+    )
+    command.add_argument("--megabytes", type=int, default=400, metavar="N", help="size (default: %(default)s)")
+    command.add_argument("--processes", type=int, default=4, metavar="N", help="readers (default: %(default)s)")
+    command.add_argument("--runs", type=int, default=5, metavar="N", help="of gathering batches (default: 5)")
+    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    command.set_defaults(run=bench_store)
+    command = bench.add_parser(
+        "evaluation",
+        help="how fast policies are played, and what it costs the training beside it",
+        description="Environment steps per second of HalfCheetah by one policy and by several together, and the speed"
+        " of training with and without an actor that evaluates beside it.",
+    )
+    command.add_argument("--algorithm", default="td3_bc", help="such as lom (default: %(default)s)")
+    command.add_argument("--members", type=int, default=4, metavar="N", help="policies, and members that train")
+    command.add_argument("--episodes", type=int, default=8, metavar="N", help="per evaluation (default: 8)")
+    command.add_argument("--threads", type=int, metavar="N", help="of training (default: all cores but one)")
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter")
+    command.add_argument("--runs", type=int, default=5, metavar="N", help="runs to take medians of (default: 5)")
+    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    command.set_defaults(run=bench_evaluation)
+    command = bench.add_parser(
+        "sweep",
+        help="a whole sweep, beside one process per run",
+        description="The same runs of TD3+BC on a toy data set as one Tune trial each with the plain loop, and as"
+        " raymix's own sweep: wall-clock with all that belongs to it, memory and core-hours. Memory on Linux only.",
+    )
+    command.add_argument("--configurations", type=int, default=16, metavar="N", help="default: %(default)s")
+    command.add_argument("--seeds", type=int, default=4, metavar="N", help="of each (default: %(default)s)")
+    command.add_argument("--steps", type=int, default=1_000, metavar="N", help="of each (default: %(default)s)")
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter")
+    command.add_argument("--runs", type=int, default=3, metavar="N", help="runs to take medians of (default: 3)")
+    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    command.set_defaults(run=bench_sweep)
 
     command = commands.add_parser("report", help="the table and figure of a run, from its ledger alone")
     command.add_argument("folder", help="a run, or the storage folder of runs (then the newest)")
@@ -307,9 +348,66 @@ def bench_learner(options: argparse.Namespace) -> None:
         options.device,
         dict(setting(text) for text in options.set),
         options.runs,
-        progress=lambda line: print(line, file=sys.stderr),
+        precisions=[precision.strip() for precision in options.precision.split(",")],
+        progress=to_stderr,
     )
     print(json.dumps(result) if options.json else learner.table(result))
+
+
+def bench_store(options: argparse.Namespace) -> None:
+    """`raymix bench store`."""
+    from raymix.bench import store
+
+    require_positive(options, "megabytes", "processes", "runs")
+    result = store.measure(options.megabytes, options.processes, options.runs, to_stderr)
+    print(json.dumps(result) if options.json else store.table(result))
+
+
+def bench_evaluation(options: argparse.Namespace) -> None:
+    """`raymix bench evaluation`."""
+    from raymix.bench import evaluation
+    from raymix.plan import setting
+
+    require_positive(options, "members", "episodes", "runs", *(["threads"] if options.threads is not None else []))
+    result = evaluation.measure(
+        options.algorithm,
+        options.members,
+        options.episodes,
+        options.runs,
+        threads=options.threads,
+        settings=dict(setting(text) for text in options.set),
+        progress=to_stderr,
+    )
+    print(json.dumps(result) if options.json else evaluation.table(result))
+
+
+def bench_sweep(options: argparse.Namespace) -> None:
+    """`raymix bench sweep`."""
+    from raymix.bench import sweep
+    from raymix.plan import setting
+
+    require_positive(options, "configurations", "seeds", "steps", "runs")
+    result = sweep.measure(
+        options.configurations,
+        options.seeds,
+        options.steps,
+        options.runs,
+        dict(setting(text) for text in options.set),
+        progress=to_stderr,
+    )
+    print(json.dumps(result) if options.json else sweep.table(result))
+
+
+def require_positive(options: argparse.Namespace, *names: str) -> None:
+    """Refuse options that are numbers below 1."""
+    for name in names:
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name} takes a positive whole number, not {getattr(options, name)}")
+
+
+def to_stderr(line: str) -> None:
+    """Progress of a benchmark, for people."""
+    print(line, file=sys.stderr)
 
 
 DEFAULT_STORAGE = "runs"

@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import gymnasium
 import numpy as np
 
 import raymix.envs  # noqa: F401  (registers raymix's environments)
-from raymix.evaluation.policy import Policy
+from raymix.evaluation.policy import Policies, Policy
 from raymix.types import Spec, UsageError
 
 LANES = 8
@@ -155,35 +156,55 @@ def evaluate(policy: Policy, episodes: int) -> Evaluation:
         UsageError: there is no environment, or it cannot be built.
         RuntimeError: the environment returns a non-finite reward, or an episode does not end within `MAX_STEPS`.
     """
-    description = _description(policy.spec)
-    lanes = environments(description, min(LANES, episodes))
-    returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
+    (evaluation,) = _play(policy.spec, 1, lambda seen, step: policy.act(seen[0], step)[None], episodes)
+    return evaluation
+
+
+def evaluate_together(policies: list[Policy], episodes: int) -> list[Evaluation]:
+    """`evaluate` for several policies of one configuration at once: one call acts for all in each time step.
+
+    Each plays the episodes that it plays alone, and acts as alone up to rounding. What it earns does not depend on the
+    others at the same number of policies. Raises as `evaluate` does.
+    """
+    if not policies:
+        return []
+    return _play(policies[0].spec, len(policies), Policies(policies).act, episodes)
+
+
+def _play(spec: Spec, count: int, act: Callable[[np.ndarray, int], np.ndarray], episodes: int) -> list[Evaluation]:
+    """The episodes of `count` policies; `act` maps observations (count, LANES, S) and the time to actions."""
+    description = _description(spec)
+    name = json.loads(description)["id"]
+    width = min(LANES, episodes)
+    built = environments(description, count * width)
+    lanes = [built[policy * width : (policy + 1) * width] for policy in range(count)]
+    returns, lengths = np.zeros((count, episodes)), np.zeros((count, episodes), dtype=np.int64)
     for first in range(0, episodes, LANES):
-        playing = list(range(min(LANES, episodes - first)))
+        playing = [(policy, lane) for policy in range(count) for lane in range(min(LANES, episodes - first))]
         # All rows, played or not: the numbers that a stochastic policy draws for a row depend on how many there are.
-        observations = np.zeros((LANES, policy.spec.observation_dim), dtype=np.float32)
-        for lane in playing:
-            observations[lane], _ = lanes[lane].reset(seed=FIRST_SEED + first + lane)
+        observations = np.zeros((count, LANES, spec.observation_dim), dtype=np.float32)
+        for policy, lane in playing:
+            observations[policy, lane], _ = lanes[policy][lane].reset(seed=FIRST_SEED + first + lane)
         step = 0
         while playing:
             if step == MAX_STEPS:
                 raise RuntimeError(
-                    f"environment {json.loads(description)['id']} did not end episode {first + playing[0]} within"
+                    f"environment {name} did not end episode {first + playing[0][1]} within"
                     f" {MAX_STEPS:,} steps; give it a time limit (max_episode_steps)"
                 )
             # Rounds draw from different times, so a stochastic policy never repeats its noise.
-            actions = policy.act(observations, step=(first << 20) + step)
+            actions = act(observations, (first << 20) + step)
             step += 1
-            for lane in list(playing):
-                observations[lane], reward, terminated, truncated, _ = lanes[lane].step(
-                    actions[lane].astype(lanes[lane].action_space.dtype)
+            for policy, lane in list(playing):
+                environment = lanes[policy][lane]
+                observations[policy, lane], reward, terminated, truncated, _ = environment.step(
+                    actions[policy, lane].astype(environment.action_space.dtype)
                 )
                 reward = float(reward)
                 if not math.isfinite(reward):
-                    name = json.loads(description)["id"]
                     raise RuntimeError(f"environment {name} returned the reward {reward} in episode {first + lane}")
-                returns[first + lane] += reward
-                lengths[first + lane] += 1
+                returns[policy, first + lane] += reward
+                lengths[policy, first + lane] += 1
                 if terminated or truncated:
-                    playing.remove(lane)
-    return Evaluation(returns.tolist(), lengths.tolist())
+                    playing.remove((policy, lane))
+    return [Evaluation(*pair) for pair in zip(returns.tolist(), lengths.tolist())]
