@@ -84,7 +84,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("name", nargs="?", help="such as lom-table2; --list names them all")
     command.add_argument("--list", action="store_true", help="name all reproductions, with what they show")
     command.add_argument("--storage", metavar="DIR", help="folder of the runs (default: runs)")
-    command.add_argument("--variant", help="another task or setting of the same table (lom-table2: push, pick)")
+    command.add_argument(
+        "--variant", help="another task of the same table (lom-table2: push, pick; dmpo-fig4: a data set)"
+    )
     command.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
     command.add_argument("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, or HOST:PORT")
     command.add_argument("--eager", action="store_true", help="do not compile the training step")

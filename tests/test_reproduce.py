@@ -124,11 +124,38 @@ def test_a_variant_is_never_resumed_as_another(run: base.Run) -> None:
         base.run_methods("tiny-table", METHODS, base.Options(resume=str(run.folder), quiet=True), "push")
 
 
-@pytest.mark.parametrize(("name", "variant"), [("lom-table2", "slide"), ("lapo-table1", "reach")])
-def test_an_unknown_variant_is_refused(name: str, variant: str, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+def test_a_data_set_as_variant_names_a_folder(run: base.Run) -> None:
+    """Catches a run in folders inside each other: names of data sets hold slashes and blanks."""
+    with pytest.raises(UsageError, match="not by tiny-table-a-b-v0-c-v0;"):
+        base.run_methods("tiny-table", METHODS, base.Options(resume=str(run.folder), quiet=True), "a/b-v0 + c-v0")
+
+
+def test_bellman_errors_of_another_data_set_are_of_the_same_methods() -> None:
+    """Catches the two-goal task's settings on MuJoCo, and a control that controls nothing."""
+    from raymix.reproduce import dmpo_fig4
+
+    toy_rows, rows = (dmpo_fig4.methods(name) for name in (dmpo_fig4.TOY, "mujoco/halfcheetah/medium-v0"))
+    assert [row.spec.label for row in rows] == [row.spec.label for row in toy_rows]
+    for row in rows:
+        control = {"clip_target_actions": True} if str(row.spec.label).endswith(dmpo_fig4.CLIPPED) else {}
+        assert row.spec.settings == {"steps": dmpo_fig4.STEPS, **control}
+        assert row.spec.datasets == ("mujoco/halfcheetah/medium-v0",)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "said"),
+    [
+        ("lom-table2", "slide", "variants"),
+        ("lapo-table1", "reach", "variants"),
+        ("dmpo-fig4", "two-gaols", "toy/two-goals-v0"),
+    ],
+)
+def test_an_unknown_variant_is_refused(
+    name: str, variant: str, said: str, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["reproduce", name, "--variant", variant, "--storage", str(tmp_path)])
-    assert "variants" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("arguments", [["reproduce"], ["reproduce", "no-such-table"]])

@@ -15,6 +15,7 @@ import importlib
 import itertools
 import math
 import pkgutil
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Options:
     resume: str | None = None
     """Folder of a run of the same reproduction that was stopped."""
     variant: str | None = None
-    """A key of the module's `VARIANTS`, where it has some; None: the first."""
+    """One of the module's `VARIANTS`, where it has some; None: the first."""
     quiet: bool = False
     capture: str = "auto"
     """'auto' compiles where there is a compiler; 'eager' never does."""
@@ -185,7 +186,7 @@ def run_methods(name: str, methods: Sequence[Method], options: Options, variant:
     from raymix import sweep
 
     command = ("raymix", "reproduce", name, *(("--variant", variant) if variant else ()))
-    name = f"{name}-{variant}" if variant else name
+    name = f"{name}-{re.sub(r'[^a-zA-Z0-9]+', '-', variant)}" if variant else name
     how = sweep.Options(options.storage, options.address, options.quiet, capture=options.capture, command=command)
     if options.resume:
         report = sweep.resume(options.resume, name, how)
