@@ -89,13 +89,11 @@ class AWAC(Algorithm):
             "steps": 1_000_000,
         },
         "small": {
-            "discount": 0.97,
+            "discount": 0.9,
             "tau": 0.02,
             "critic_learning_rate": 1e-3,
             "policy_learning_rate": 1e-3,
-            "batch_size": 128,
-            "hidden_dims": (64, 64),
-            "steps": 6_000,
+            "steps": 3_000,
         },
     }
 

@@ -70,6 +70,7 @@ class TD3BC(Algorithm):
         "mujoco": {"steps": 1_000_000},
         "antmaze": {"reward_shift": -1.0, "steps": 1_000_000},
         "small": {
+            "q_scale": 0.5,
             "discount": 0.9,
             "tau": 0.02,
             "critic_learning_rate": 1e-3,

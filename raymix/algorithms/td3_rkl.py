@@ -123,6 +123,8 @@ class TD3RKL(Algorithm):
         "pretanh": {"uncertainty": "log_var_pretanh", "zeta2": -5.0},
         "antmaze": {"reward_shift": -1.0, "steps": 1_000_000},
         "small": {
+            "q_scale": 0.5,
+            "alpha": 0.5,
             "discount": 0.9,
             "tau": 0.02,
             "critic_learning_rate": 1e-3,

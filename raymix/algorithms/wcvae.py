@@ -19,7 +19,9 @@ value and the weights of their WCGAN. Differences from these parts, each with it
   loss from batch to batch, between almost 0 and weight_max.
 - The encoder's log standard deviation is kept within [-4, 15], as in BCQ.
 Observations are standardised as in `lom`. `adv_scale=0` is the plain CVAE clone.
-The preset `small` is for data of about 1e4 to 1e5 transitions and minutes of training on a CPU.
+The preset `small` is for data of about 1e4 to 1e5 transitions and minutes of training on a CPU. It has 8 latent
+dimensions: on FetchReach, two seeds each, 8 return 94, and 64 return 12 to 18 (4 to 36 by z = 0). The divergence is
+divided by their number, so the more there are, the less each is held near the prior that acting draws from.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ class WCVAE(Algorithm):
     presets = {
         "paper": {"steps": 500_000},
         "antmaze": {"reward_shift": -1.0},
-        "small": {"discount": 0.9, "tau": 0.05, "batch_size": 256, "steps": 3_000},
+        "small": {"discount": 0.9, "tau": 0.05, "batch_size": 256, "latent_dim": 8, "steps": 3_000},
     }
 
     def networks(self, spec: Spec, config: Any) -> dict[str, nn.Module]:
