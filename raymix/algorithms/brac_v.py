@@ -125,13 +125,14 @@ class BRACV(Algorithm):
         },
         "mujoco": {},
         "small": {
+            "alpha": 1.0,
             "discount": 0.9,
             "tau": 0.02,
             "behavior_learning_rate": 1e-3,
             "policy_learning_rate": 1e-3,
-            "behavior_steps": 1_000,
-            "warm_start_steps": 500,
-            "steps": 3_000,
+            "behavior_steps": 3_000,
+            "warm_start_steps": 1_000,
+            "steps": 6_000,
         },
     }
 

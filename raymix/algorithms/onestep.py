@@ -90,7 +90,7 @@ class OneStep(Algorithm):
         "paper": {"behavior_steps": 500_000, "critic_steps": 2_000_000, "steps": 100_000},
         "reverse_kl": {"improvement": "reverse_kl"},
         "small": {
-            "temperature": 10.0,
+            "temperature": 3.0,
             "discount": 0.9,
             "tau": 0.02,
             "behavior_learning_rate": 1e-3,
@@ -99,8 +99,8 @@ class OneStep(Algorithm):
             "batch_size": 256,
             "hidden_dims": (256, 256),
             "behavior_steps": 1_000,
-            "critic_steps": 3_000,
-            "steps": 1_000,
+            "critic_steps": 6_000,
+            "steps": 4_000,
         },
     }
 
