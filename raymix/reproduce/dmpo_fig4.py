@@ -6,7 +6,7 @@ in `dmpo-table2`. The control: DMPO clips the actions of its targets to the box,
 
 `--variant NAME` takes another data set with an environment, such as a Minari data set of HalfCheetah or a mixture of
 several. The methods then have their authors' settings for MuJoCo (two layers of 256, batches of 256, discount 0.99,
-alpha 10, LP-AWAC's 5), two seeds, and 10,000 steps, half of the paper's, to fit half an hour on two cores.
+alpha 10, LP-AWAC's 5), two seeds, and 10,000 steps, half of the paper's.
 """
 
 from __future__ import annotations
