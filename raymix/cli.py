@@ -109,8 +109,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--phase", help="phase that trains; default: the last")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter")
     command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    command.add_argument("--runs", type=int, default=5, metavar="N", help="runs to take medians of (default: 5)")
-    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    _measured(command, runs=5)
     command.set_defaults(run=bench_learner)
     command = bench.add_parser(
         "store",
@@ -120,8 +119,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--megabytes", type=int, default=400, metavar="N", help="size (default: %(default)s)")
     command.add_argument("--processes", type=int, default=4, metavar="N", help="readers (default: %(default)s)")
-    command.add_argument("--runs", type=int, default=5, metavar="N", help="of gathering batches (default: 5)")
-    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    _measured(command, runs=5)
     command.set_defaults(run=bench_store)
     command = bench.add_parser(
         "evaluation",
@@ -134,8 +132,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--episodes", type=int, default=8, metavar="N", help="per evaluation (default: 8)")
     command.add_argument("--threads", type=int, metavar="N", help="of training (default: all cores but one)")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter")
-    command.add_argument("--runs", type=int, default=5, metavar="N", help="runs to take medians of (default: 5)")
-    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    _measured(command, runs=5)
     command.set_defaults(run=bench_evaluation)
     command = bench.add_parser(
         "sweep",
@@ -147,8 +144,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seeds", type=int, default=4, metavar="N", help="of each (default: %(default)s)")
     command.add_argument("--steps", type=int, default=1_000, metavar="N", help="of each (default: %(default)s)")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter")
-    command.add_argument("--runs", type=int, default=3, metavar="N", help="runs to take medians of (default: 3)")
-    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    _measured(command, runs=3)
     command.set_defaults(run=bench_sweep)
 
     command = commands.add_parser("report", help="the table and figure of a run, from its ledger alone")
@@ -163,6 +159,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=report)
     return result
+
+
+def _measured(command: argparse.ArgumentParser, runs: int) -> None:
+    """The options that every benchmark takes."""
+    command.add_argument(
+        "--runs", type=int, default=runs, metavar="N", help="to take medians of (default: %(default)s)"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
 def algorithms(options: argparse.Namespace) -> None:

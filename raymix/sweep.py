@@ -116,11 +116,11 @@ def resources_per_pack(plan: dict[str, Any], cluster: Cluster) -> tuple[float, f
 
 def resources_per_trial(job: dict[str, Any], cpus: float, gpus: float) -> tune.PlacementGroupFactory:
     """A trial's share of its pack's device, so that Ray has room for as many trials as there are seats."""
+    from ray import tune
+
     together = max(job["widths"]) // len(job["seeds"])
     # Ray counts in ten-thousandths; rounded down, all shares of one device fit on it.
     shares = {"CPU": math.floor(1e4 * cpus / together) / 1e4, "GPU": math.floor(1e4 * gpus / together) / 1e4}
-    from ray import tune
-
     return tune.PlacementGroupFactory([{name: share for name, share in shares.items() if share}])
 
 

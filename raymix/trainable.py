@@ -26,7 +26,7 @@ from raymix.job import (
     record,
     summary,
 )
-from raymix.packing.member import Seat, place_of
+from raymix.packing.seat import Seat, place_of
 
 if TYPE_CHECKING:
     from raymix.checkpoint import Checkpoint
@@ -60,6 +60,7 @@ class Member(tune.Trainable):
         """
         self._give_up_seat()
         self._start, self._reported = start, start
+        self._untold: Boundary | None = None
         self._first = True
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -73,7 +74,7 @@ class Member(tune.Trainable):
             if is_over(self.job, self._start):  # all rows are in the ledger, there is nothing to add
                 return {"done": True, "progress": 1.0}
             self._seat = self._sit_down()
-        boundary = self._seat.take()
+        boundary, self._untold = self._untold or self._seat.take(), None
         rows = record(self.job, self._ledger, self._spec, boundary, self._evaluate(boundary))
         self._reported = checkpoint_of(self.job, boundary)
         if self._first:
@@ -90,10 +91,12 @@ class Member(tune.Trainable):
         return {**told, "notices": notices} if notices else told
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        if self._reported is None:  # Tune ends a trial that has not reported; nobody goes on from this.
+        if self._reported is None:  # before the first report there is nothing to save but what comes next
             self._seat = self._seat or self._sit_down()
-            self._reported = checkpoint_of(self.job, self._seat.take())
-        checkpoint.write(checkpoint_dir, self._reported)
+            self._untold = self._untold or self._seat.take()
+            checkpoint.write(checkpoint_dir, checkpoint_of(self.job, self._untold))
+        else:
+            checkpoint.write(checkpoint_dir, self._reported)
 
     def load_checkpoint(self, checkpoint_dir: Any) -> None:
         folder = Path(checkpoint_dir)

@@ -42,7 +42,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.packing.local": ("ray",),
     "raymix.packing.pack": ("torch", "ray"),
     "raymix.packing.broker": ("torch",),
-    "raymix.packing.member": ("torch",),
+    "raymix.packing.seat": ("torch",),
     "raymix.trainable": ("torch",),
     "raymix.ledger": ("torch",),
     "raymix.report": ("torch",),

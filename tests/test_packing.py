@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from raymix.algorithms import base
 from raymix.checkpoint import Checkpoint
 from raymix.config import AlgorithmConfig
 from raymix.data import toy
+from raymix.job import Job
 from raymix.packing.boundary import Boundary
+from raymix.packing.pack import Pack, PackFailed, Place
 from raymix.packing.seating import Seating
 from raymix.packing.sharing import share_phases
 from raymix.plan import SweepSpec, describe, seat
@@ -267,3 +270,22 @@ def test_more_seeds_than_seats_are_refused() -> None:
         seating_for(config, width=2).join("one", config, [0, 1, 2], report_every=5)
     with pytest.raises(ValueError, match="another structure"):
         seating_for(config).join("one", lom(num_components=3), [0], report_every=5)
+
+
+def test_a_pack_tells_whose_failure_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a trial that waits for ever for a pack that has failed, and one trial's fault that ends all."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    pack = Pack(Place(node="", gpus="", threads=1))
+    job = Job("run", ".", "id", "no-such-algorithm", {}, "two-modes", [0], 5, 1, [("main", 5)], "key", [1])
+    pack.join("faulty", dataclasses.asdict(job), "no-such-store", None)
+    with pytest.raises(RuntimeError, match="unknown algorithm 'no-such-algorithm'") as problem:
+        pack.take("faulty", patience_s=60)
+    assert not isinstance(problem.value, PackFailed)
+    assert pack.take("other", patience_s=0) is None
+
+    def fail() -> None:
+        raise MemoryError("no room")
+
+    pack._order(fail)
+    with pytest.raises(PackFailed, match="MemoryError: no room"):
+        pack.take("other", patience_s=60)

@@ -37,7 +37,8 @@ class Boundary:
     eager_reason: str | None = None
     """Why training runs uncompiled; None if it is compiled."""
     earlier: tuple[Boundary, ...] = ()
-    """Reports that were due before this one and not handed out, oldest first, without states and policies."""
+    """Reports that were due before this one and not handed out, oldest first, without states and policies. Their
+    `agent_seconds` are those of this one."""
 
     @property
     def over(self) -> bool:

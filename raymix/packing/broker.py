@@ -77,10 +77,6 @@ class Broker:
             for entry in self._packs
         ]
 
-    def packs(self) -> list[Any]:
-        """The packs' actors."""
-        return [entry.actor for entry in self._packs]
-
     def _start(self, place: Place) -> _Entry:
         # num_cpus=0: the trials that sit in it hold the device and the cores.
         actor = (

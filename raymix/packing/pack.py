@@ -53,10 +53,6 @@ class Pack:
         self._thread = threading.Thread(target=self._run, name="training", daemon=True)
         self._thread.start()
 
-    def process(self) -> int:
-        """Its process id."""
-        return os.getpid()
-
     def join(self, ticket: str, job: dict[str, Any], store: str, start: Checkpoint | None) -> None:
         """Let a trial in under a name of its own; the first of another structure opens a new program."""
         self._order(lambda: self._join(ticket, Job(**job), store, start))
@@ -94,8 +90,8 @@ class Pack:
     def _join(self, ticket: str, job: Job, store: str, start: Checkpoint | None) -> None:
         from raymix.algorithms import base
 
-        config = base.find(job.algorithm).configure(job.config)
         try:
+            config = base.find(job.algorithm).configure(job.config)
             if self._seating is None or self._key != job.pack:
                 self._open(job, config, store)
             assert self._seating is not None

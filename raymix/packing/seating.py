@@ -251,9 +251,8 @@ class Seating:
         started = time.perf_counter()
         learner.train(steps)
         arrived = [group for group in seated if group.to_report == steps]
-        metrics = iter(
-            learner.take_metrics([seat for group in arrived for seat in group.seats])
-        )  # waits for the device
+        # Waits for the device.
+        metrics = iter(learner.take_metrics([seat for group in arrived for seat in group.seats]))
         seconds = time.perf_counter() - started
         members = sum(len(group.seeds) for group in seated)
         for group in seated:
@@ -273,13 +272,14 @@ class Seating:
             values["steps_per_second"] = group.agent_steps / max(group.seconds - group.compiling, 1e-9)
             values["compile_seconds"] = group.compiling
         group.seconds, group.compiling, group.agent_steps = 0.0, 0.0, 0
-        boundary = self._boundary(group, program.learner, program.learner.states(group.seats), metrics)
+        states = program.learner.states(group.seats)
+        boundary = self._boundary(group, program.learner, states, metrics)
         if group.shared is not None:
             group.history.append(boundary.light())
         for trial in group.trials:
             self._hand_out(trial, boundary)
         if boundary.over or group.step >= group.total:
-            group.states = program.learner.states(group.seats)
+            group.states = states
             program.seated.remove(group)
             if group.shared is not None:
                 self._finished[group.shared] = (group, boundary)

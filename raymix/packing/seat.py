@@ -1,4 +1,4 @@
-"""A trial's side of a pack. Imports no torch."""
+"""A trial's seats in a pack: how its process talks to the broker and to the pack. Imports no torch."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ class Seat:
         self._losses += 1
         ray.get(self._broker.lost.remote(self._ticket))
         if self._losses > MOST_LOSSES:
-            raise RuntimeError(f"the pack died {self._losses} times in a row without a report") from problem
+            raise RuntimeError(
+                f"its pack died {self._losses} times in a row without a report, often for want of memory: start the"
+                " sweep with fewer `seats`, or where there is more"
+            ) from problem
         where = f"{self._start.state['phase']} {self._start.state['step']:,}" if self._start else "the beginning"
         self.notices.append(f"A pack died; its trials go on in another one, this one from {where}.")
         self._sit_down()
