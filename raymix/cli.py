@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import raymix
+from raymix import data_command
 from raymix.types import Interrupted, SweepFailed, UsageError
 
 
@@ -39,20 +40,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON: a list of name, paper, fields")
     command.set_defaults(run=algorithms)
 
-    data = commands.add_parser("data", help="list, make or describe data sets").add_subparsers(
-        required=True, metavar="ACTION"
-    )
-    command = data.add_parser("list", help="data sets that can be named here")
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=data_list)
-    command = data.add_parser("make", help="make a data set of raymix's own, once; it is kept as a Minari data set")
-    command.add_argument("name", help="such as fetchreach-multigoal")
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=data_info)
-    command = data.add_parser("info", help="shapes, statistics, sources and environment of a data set")
-    command.add_argument("name", help="a short name, a Minari id, or a mixture such as 'a + b'")
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=data_info)
+    data_command.add_to(commands)
 
     command = commands.add_parser(
         "train",
@@ -243,35 +231,6 @@ def preset_lines(presets: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _assignments(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={shown(value)}" for name, value in values.items())
-
-
-def data_list(options: argparse.Namespace) -> None:
-    """`raymix data list`."""
-    from raymix.data import catalog
-
-    rows = catalog.known()
-    if options.json:
-        print(json.dumps(rows))
-        return
-    for row in rows:
-        size = f"{row['transitions']:,} transitions" if row["transitions"] else "made on first use"
-        short = f" ({row['short_name']})" if row["short_name"] else ""
-        print(f"{row['name']}{short}\n    {size}; {row['description']}")
-
-
-def data_info(options: argparse.Namespace) -> None:
-    """`raymix data info NAME` and `raymix data make NAME`."""
-    from raymix.run_folder import load_dataset
-
-    facts = load_dataset(options.name, quiet=options.json).spec.to_dict()
-    if options.json:
-        print(json.dumps(facts))
-        return
-    environment = json.loads(facts.pop("environment") or "{}").get("id")
-    for name, value in {**facts, "environment": environment}.items():
-        if isinstance(value, list):
-            value = " ".join(f"{part:.4g}" if isinstance(part, float) else str(part) for part in value)
-        print(f"{name:18} {value}")
 
 
 def train(options: argparse.Namespace) -> None:

@@ -58,6 +58,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.sweep_command": ("torch",),
     "raymix.train": ("ray",),
     "raymix.cli": ("torch", "ray"),
+    "raymix.data_command": ("torch", "ray"),
 }
 NUMPY_ONLY = ("raymix.types", "raymix.config")
 

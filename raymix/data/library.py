@@ -1,0 +1,110 @@
+"""Data sets that raymix keeps itself: what was imported or collected, one Arrow file each.
+
+`<root>/<name>.arrow` holds the table of `raymix.data.table`, so reading one maps a file and copies nothing, and data
+larger than memory can be trained on. The root is $RAYMIX_DATASETS_PATH, or ~/.raymix/datasets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from pathlib import Path
+
+import pyarrow as pa
+
+from raymix.data.table import from_table, to_table
+from raymix.files import sync_folder
+from raymix.types import Dataset, UsageError
+
+NAME = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*")
+
+
+def root() -> Path:
+    """The folder of raymix's own data sets."""
+    return Path(os.environ.get("RAYMIX_DATASETS_PATH") or Path.home() / ".raymix" / "datasets")
+
+
+def path_of(name: str) -> Path:
+    """Where the data set of that name is, or would be.
+
+    Raises:
+        UsageError: not the form of a name.
+    """
+    if not NAME.fullmatch(name) or ".." in name or name.endswith(".arrow"):
+        raise UsageError(
+            f"{name!r} is no name for a data set; take letters, digits, '-', '_' and '.', with '/' between parts, such"
+            " as hopper/expert"
+        )
+    return root() / f"{name}.arrow"
+
+
+def names() -> list[str]:
+    """Names of all data sets in the library, sorted."""
+    base = root()
+    return sorted(
+        path.relative_to(base).as_posix().removesuffix(".arrow")
+        for path in base.rglob("*.arrow")
+        if not path.name.startswith(".")
+    )
+
+
+def holds(name: str) -> bool:
+    """Whether the library has a data set of that name; False for what is no name."""
+    return bool(NAME.fullmatch(name)) and ".." not in name and (root() / f"{name}.arrow").is_file()
+
+
+def save(dataset: Dataset) -> Path:
+    """Write a data set under its `Spec.name`, whole or not at all, replacing one of that name; returns the file.
+
+    Raises:
+        UsageError: the name is none, or the file cannot be written.
+    """
+    path = path_of(dataset.spec.name)
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+    table = to_table(dataset)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        with open(partial, "rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UsageError(
+            f"the data set {dataset.spec.name} cannot be written to {path.parent} ({error.strerror or error});"
+            " make room there, or set RAYMIX_DATASETS_PATH to another folder"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def load(name: str) -> Dataset:
+    """The data set of that name, its columns mapped from the file: pages are read when they are used.
+
+    Raises:
+        UsageError: there is none, or the file is no whole data set.
+    """
+    path = path_of(name)
+    if not path.is_file():
+        raise UsageError(f"the library {root()} holds no data set {name!r}, only {names() or 'nothing'}")
+    return load_file(path)
+
+
+def load_file(path: Path) -> Dataset:
+    """A file that `save` wrote, wherever it is now.
+
+    The columns are not hashed: that would read them all. `raymix data check` does.
+
+    Raises:
+        UsageError: the file is no whole data set of raymix.
+    """
+    try:
+        with pa.memory_map(str(path)) as file:
+            return from_table(pa.ipc.open_file(file).read_all())
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"{path} is no whole data set of raymix ({' '.join(str(error).split())}); import or collect it again"
+        ) from error
