@@ -92,7 +92,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--algorithm", default="lom", help="such as td3_bc (default: %(default)s)")
     command.add_argument("--members", default="1,4,8", metavar="N,N", help="widths (default: %(default)s)")
     command.add_argument(
-        "--precision", default="fp32", metavar="P,P", help="of matrix products: fp32, bf16 (default: %(default)s)"
+        "--precision",
+        default="fp32",
+        metavar="P,P",
+        help="of matrix products: fp32, fp32_onednn, bf16 (default: %(default)s)",
     )
     command.add_argument("--phase", help="phase that trains; default: the last")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter")

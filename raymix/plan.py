@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from raymix.data.recipe import parse
 from raymix.files import write_atomically
 from raymix.report import METRIC, SELECT
 from raymix.types import UsageError
@@ -32,7 +33,8 @@ class SweepSpec:
     algorithm: str
     """Name of a file in `raymix/algorithms`."""
     datasets: tuple[str, ...]
-    """Data sets are an axis of the sweep: each configuration runs on each. A bare name is one data set."""
+    """Data sets are an axis of the sweep: each configuration runs on each. A bare name is one data set; a mixture is
+    text, or a dictionary that becomes such text (`raymix.data.recipe`)."""
     search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Hyperparameters to vary, by Tune's search spaces (`tune.grid_search`, `tune.choice`, `tune.uniform`, ...)."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -68,8 +70,11 @@ class SweepSpec:
     """Fields to replace under `--smoke`: the same path through the code in a minute or two."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.datasets, str):  # ("two-modes") is easily written for ("two-modes",)
-            object.__setattr__(self, "datasets", (self.datasets,))
+        given: Any = self.datasets
+        given = (given,) if isinstance(given, str | Mapping) else given  # ("two-modes") for ("two-modes",)
+        if isinstance(given, list | tuple):
+            given = tuple(str(parse(each)) if isinstance(each, Mapping) else each for each in given)
+        object.__setattr__(self, "datasets", given)
 
     @property
     def seed_list(self) -> list[int]:
@@ -174,7 +179,7 @@ def _check(spec: SweepSpec) -> None:
             "seeds takes a positive whole number such as 3, or different ones from 0 on such as (0, 1, 2), not"
             f" {spec.seeds!r}"
         )
-    if not isinstance(spec.datasets, (list, tuple)) or not all(isinstance(name, str) for name in spec.datasets):
+    if not isinstance(spec.datasets, tuple) or not all(isinstance(name, str) for name in spec.datasets):
         raise UsageError(f"datasets takes names such as ('two-modes',), not {spec.datasets!r}")
     if not spec.datasets:
         raise UsageError("a sweep needs at least one data set; `raymix data list` names those at hand")

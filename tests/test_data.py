@@ -26,7 +26,9 @@ from raymix.data import catalog, fetch, toy
 from raymix.data import minari as local_minari
 from raymix.data.columns import Episode, from_episodes, make_dataset
 from raymix.data.table import from_table, to_table
+from raymix.envs import flatten
 from raymix.envs.fetch import GOAL_REWARDS
+from raymix.evaluation.rollout import build_environment, check_environment
 from raymix.types import Columns, Dataset, UsageError
 
 SMALL = 2
@@ -457,11 +459,81 @@ def test_unbounded_actions_take_the_range_of_the_data_and_say_so(root: Path):
 
 
 def test_other_spaces_are_refused(root: Path):
-    box = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float64)
-    nested = dataclasses.replace(episode(5), observations={"position": episode(5).observations})
-    store_in_minari([nested], "hdf5", observation_space=gymnasium.spaces.Dict({"position": box}))
-    with pytest.raises(UsageError, match="Box spaces of one axis"):
+    text = gymnasium.spaces.Text(5)
+    nested = dataclasses.replace(episode(5), observations={"position": ["a"] * 6})
+    store_in_minari([nested], "hdf5", observation_space=gymnasium.spaces.Dict({"position": text}))
+    with pytest.raises(UsageError, match=r"observations\['position'\] are Text.* dictionaries of such"):
         local_minari.load("test/some-v0")
+    store_in_minari([episode(5)], "hdf5", name="test/flat-v0")
+    with pytest.raises(UsageError, match="observations=all chooses among the keys of dictionaries"):
+        local_minari.load("test/flat-v0", "all")
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_dictionaries_become_vectors_in_data_and_in_rollouts_alike(root: Path, data_format: str):
+    """A maze as Minari stores it: what is recorded, the rules, and that evaluation sees what was trained on."""
+    environment = build_environment('{"id": "PointMaze_UMaze-v3", "max_episode_steps": 6}')  # registers it too
+    environment.action_space.seed(0)
+    episodes, seen = [], []
+    for seed in range(2):
+        seen.append([environment.reset(seed=seed)[0]])
+        actions = []
+        for _ in range(6):
+            actions.append(environment.action_space.sample())
+            seen[-1].append(environment.step(actions[-1])[0])
+        stacked = {key: np.stack([one[key] for one in seen[-1]]) for key in seen[-1][0]}
+        whole = episode(6)
+        episodes.append(dataclasses.replace(whole, observations=stacked, actions=np.array(actions)))
+    spaces = {"observation_space": environment.observation_space, "action_space": environment.action_space}
+    store_in_minari(episodes, data_format, env=environment.spec, **spaces)
+    keys = {
+        None: ("achieved_goal", "desired_goal", "observation"),
+        "all": ("achieved_goal", "desired_goal", "observation"),
+        "no-goal": ("achieved_goal", "observation"),
+        "no-achieved": ("desired_goal", "observation"),
+        "observation": ("observation",),
+    }
+    for rule, chosen in keys.items():
+        name = "test/some-v0" if rule is None else f"test/some-v0[observations={rule}]"
+        for _ in range(2):  # once from the files, once from the cache
+            dataset = catalog.load(name)
+            expected = [np.concatenate([one[key] for key in chosen]) for each in seen for one in each]
+            assert np.array_equal(dataset.columns.observations, np.array(expected, dtype=np.float32))
+        check_environment(dataset.spec)
+        built = build_environment(dataset.spec.environment)
+        assert np.array_equal(built.reset(seed=1)[0], expected[7])
+    with pytest.raises(UsageError, match="observations=goal is no rule; there are: all, no-goal"):
+        catalog.load("test/some-v0[observations=goal]")
+    with pytest.raises(UsageError, match="their observation sizes differ"):
+        catalog.load("test/some-v0 + test/some-v0[observations=no-goal]")
+
+
+def test_dictionaries_inside_dictionaries_are_joined_by_name():
+    space = gymnasium.spaces.Dict(
+        {
+            "observation": gymnasium.spaces.Box(0, 1, (2,)),
+            "achieved_goal": gymnasium.spaces.Dict(
+                {"kettle": gymnasium.spaces.Box(0, 1, (3,)), "burner": gymnasium.spaces.Box(0, 1, ())}
+            ),
+            "desired_goal": gymnasium.spaces.Box(0, 1, (1,)),
+        }
+    )
+    assert flatten.flattened_space(space, "no-goal").shape == (6,)
+    one = {
+        "observation": np.array([5.0, 6.0]),
+        "desired_goal": np.array([9.0]),
+        "achieved_goal": {"kettle": np.array([2.0, 3.0, 4.0]), "burner": np.float64(1.0)},
+    }
+    assert flatten.flatten(one, "no-goal").tolist() == [1, 2, 3, 4, 5, 6]
+    assert flatten.flatten(one, "all").tolist() == [1, 2, 3, 4, 9, 5, 6]
+    many = {
+        "observation": np.ones((7, 2)),
+        "desired_goal": np.ones((7, 1)),
+        "achieved_goal": {"kettle": np.ones((7, 3)), "burner": np.ones(7)},
+    }
+    assert flatten.flatten(many, "all", axes=1).shape == (7, 7)
+    with pytest.raises(UsageError, match="needs the key 'achieved_goal', but these observations have observation"):
+        flatten.flattened_space(gymnasium.spaces.Dict({"observation": space["observation"]}), "no-goal")
 
 
 def test_damaged_files_are_refused(root: Path):
@@ -618,7 +690,7 @@ def test_unknown_names_show_near_ones_and_the_remedy(root: Path):
         ("test/same-v0", ["near names: test/some-v0", "`minari download test/same-v0`", str(root)]),
         ("mujoco/hoper/medium-v0", ["mujoco/hopper/medium-v0"]),
         ("../../etc/passwd-v0", ["There is no data set"]),
-        ("chain + ", ["There is no data set ''"]),
+        ("chain + ", ["'chain + ' is no recipe", "needs the name of a data set"]),
         ("fetchreach-multigoal-0", ["must be at least 1"]),
     ):
         with pytest.raises(UsageError) as refusal:

@@ -45,7 +45,7 @@ def matmul_peak(device: torch.device, precision: str = "fp32", repeats: int = 5)
     """GFLOP/s of a large square product of float32 matrices: median of `repeats`, after one that warms up."""
     left, right = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device) for _ in range(2))
     rates = []
-    with contextlib.nullcontext() if precision == "fp32" else precisions.reduced(device):
+    with precisions.products(precision, device):
         for _ in range(repeats + 1):
             wait_for(device)
             started = time.perf_counter()

@@ -1,23 +1,23 @@
 """Data sets by name: the one place that turns a string into rows.
 
-A name is a short name (`fetchreach-multigoal`, `two-modes`), a Minari id (`mujoco/hopper/medium-v0`), or a mixture
-of several joined by `+`. What raymix can make is made on first use and kept; everything else must be here already.
+A name is a short name (`fetchreach-multigoal`, `two-modes`), a name in raymix's library (`hopper/expert`), a Minari id
+(`mujoco/hopper/medium-v0`), a file, or a mixture of such (`raymix.data.recipe`). What raymix can make is made on first
+use and kept; everything else must be here already.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import json
 import re
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from raymix.data import fetch, minari, toy
-from raymix.data.columns import make_dataset
-from raymix.types import Columns, Dataset, UsageError
+from raymix.data import fetch, library, minari, mixture, toy
+from raymix.data.recipe import Options, Recipe, parse
+from raymix.types import Dataset, Spec, UsageError
 
 _TOYS: dict[str, Callable[[], Dataset]] = {
     toy.CONSTANT: toy.constant,
@@ -31,6 +31,16 @@ _TOYS: dict[str, Callable[[], Dataset]] = {
 }
 _SMALL_EPISODES_PER_GOAL = 8
 _MINARI_ID = re.compile(r"(?:[\w-]+/)*[\w-]+-v\d+")
+_FILES = (".arrow",)
+_HETEROGENEOUS = re.compile(r"(?P<task>.+)/heterogeneous-(?P<sources>[1-9]\d?)")
+"""`hopper/heterogeneous-3`: the first three of the data sets `hopper/source-<i>`."""
+_POOLS = {
+    f"walker2d-mix-{task}": " + ".join(
+        f"1*walker2d/{part}[reward=walker2d-{task}]" for part in ("forward", "backward", "jump")
+    )
+    for task in ("forward", "backward", "jump")
+}
+"""LAPO's pools of three tasks' data with the rewards of one."""
 _PUBLIC_IDS = (
     *(f"mujoco/{task}/{level}-v0" for task in ("hopper", "walker2d", "halfcheetah") for level in ("medium", "expert")),
     "mujoco/hopper/simple-v0",
@@ -43,46 +53,73 @@ _PUBLIC_IDS = (
 """Published on Minari's server; offered as near names only."""
 
 
-def canonical_name(name: str) -> str:
-    """The full name: `fetchreach-multigoal` is `raymix/fetchreach-multigoal-v0`, mixtures part by part.
+def canonical_name(name: str | Mapping[str, Any]) -> str:
+    """The full name: `fetchreach-multigoal` is `raymix/fetchreach-multigoal-v0`; of mixtures, part by part.
 
     Raises:
-        UsageError: not the form of a name; whether the data set exists is not looked at.
+        UsageError: neither a name nor a recipe (`raymix.data.recipe`); whether the data set exists is not looked at.
     """
-    parts = [part.strip() for part in name.split("+")]
-    return " + ".join(_canonical_part(part, name) for part in parts)
+    return str(parse(name).named(_canonical))
 
 
-def _canonical_part(part: str, whole: str) -> str:
-    made_here = fetch.parse(part)
+def _canonical(name: str) -> str:
+    made_here = fetch.parse(name)
     if made_here is not None:
         return fetch.dataset_id(*made_here)
     for toy_name in _TOYS:
-        if part in (toy_name, _short_name(toy_name)):
+        if name in (toy_name, _short_name(toy_name)):
             return toy_name
-    if not _MINARI_ID.fullmatch(part):
-        raise UsageError(
-            f"There is no data set {part!r}{_near(part)}; give a short name, a Minari id such as"
-            f" mujoco/hopper/medium-v0, or several joined by + (asked for: {whole!r})."
-        )
-    return part
+    if Path(name).suffix in _FILES:
+        return str(Path(name).expanduser().absolute())
+    if library.holds(name) or name in _POOLS or _HETEROGENEOUS.fullmatch(name) or _MINARI_ID.fullmatch(name):
+        return name
+    if library.NAME.fullmatch(name) and "/" in name:  # whoever resumes a run may look for it elsewhere
+        return name
+    raise UsageError(
+        f"There is no data set {name!r}{_near(name)}; give a short name, a name of `raymix data list`, a Minari id such"
+        f" as mujoco/hopper/medium-v0, a file ({', '.join(_FILES)}), or a mixture such as 'a + b'."
+    )
 
 
-def load(name: str, progress: fetch.Progress | None = None) -> Dataset:
+def load(name: str | Mapping[str, Any], progress: fetch.Progress | None = None) -> Dataset:
     """The data set of that name; raymix's own (the Fetch tasks in all sizes) are made on first use.
 
     Args:
-        name: short name, Minari id, or mixture `a + b`, which holds the episodes of a, then those of b; their source
-            names are kept in that order.
+        name: short name, name in the library, Minari id, file, or a mixture of such (`raymix.data.recipe`).
         progress: called with (episodes done, episodes in all) while a data set is made.
 
     Raises:
         UsageError: unknown name (near ones and the download command are shown), damaged or unusable data, or parts
             of a mixture that differ in shapes, action bounds or environment.
     """
-    names = canonical_name(name).split(" + ")
-    parts = [_load_one(part, progress) for part in names]
-    return parts[0] if len(parts) == 1 else _mix(parts)
+    recipe = parse(name).named(_canonical)
+    return _build(recipe, str(recipe), 0, progress)
+
+
+def _build(recipe: Recipe, name: str, seed: int, progress: fetch.Progress | None) -> Dataset:
+    """The data set of a recipe of canonical names; `seed` draws what weights leave out."""
+    alone = len(recipe.terms) == 1
+    parts = []
+    for term in recipe.terms:
+        own_name = name if alone else str(replace(term, weight=None))
+        options = replace(term.options, observations=None, seed=None)
+        if isinstance(term.data, Recipe):
+            if term.options.observations is not None:
+                raise UsageError(f"observations={term.options.observations} belongs to a data set, not to a mixture")
+            part = _build(term.data, str(term.data), term.options.seed or 0, progress)
+        else:
+            part = _load_one(term.data, term.options.observations, progress)
+        if options != Options():
+            part = mixture.take(part, term.options, own_name)
+        parts.append(part)
+    if not alone and recipe.terms[0].weight is not None:
+        parts = mixture.weighed(parts, [term.weight or 0.0 for term in recipe.terms], seed)
+    return _renamed(parts[0], name) if alone else mixture.mix(parts, name)
+
+
+def _renamed(dataset: Dataset, name: str) -> Dataset:
+    spec = dataset.spec
+    return dataset if spec.name == name else replace(dataset, spec=replace(spec, name=name))
 
 
 def known() -> list[dict[str, Any]]:
@@ -111,6 +148,9 @@ def known() -> list[dict[str, Any]]:
                 "description": facts.get("description") or made_on_use,
             }
         )
+    for name in library.names():
+        with contextlib.suppress(UsageError):  # one damaged file must not hide the others
+            entries.append(_facts(library.load(name).spec, library.path_of(name).stat().st_size / 2**20))
     for name, build in _TOYS.items():
         spec = build().spec
         entries.append(
@@ -127,23 +167,74 @@ def known() -> list[dict[str, Any]]:
     return entries
 
 
+def _facts(spec: Spec, megabytes: float) -> dict[str, Any]:
+    """A data set of the library for `known`."""
+    return {
+        "name": spec.name,
+        "short_name": None,
+        "local": True,
+        "transitions": spec.num_transitions,
+        "episodes": spec.num_episodes,
+        "size_mb": round(megabytes, 1),
+        "description": f"sources: {', '.join(spec.sources)}",
+    }
+
+
 def _short_name(name: str) -> str:
     return name.rsplit("/", 1)[-1].removesuffix("-v0")
 
 
-def _load_one(name: str, progress: fetch.Progress | None) -> Dataset:
-    if name in _TOYS:
-        return _TOYS[name]()
+def _load_one(name: str, observations: str | None, progress: fetch.Progress | None) -> Dataset:
+    """A data set by its canonical name. Observations that are dictionaries become vectors by the rule."""
     made_here = fetch.parse(name)
     if made_here is not None:
         fetch.make(*made_here, progress=progress)
+    elif name not in _TOYS and (library.holds(name) or not _MINARI_ID.fullmatch(name)):
+        dataset = _load_own(name, progress)
+        return _without_rule(dataset, observations)
+    elif name in _TOYS:
+        return _without_rule(_TOYS[name](), observations)
     elif minari.checked_metadata(name) is None:
         raise UsageError(
             f"The data set {name!r} is not on this machine{_near(name)}; run `minari download {name}`"
             f" (after `pip install 'minari[hf]'`), or copy its folder to {minari.root() / name}, the place that"
             " $MINARI_DATASETS_PATH or else ~/.minari/datasets names."
         )
-    return minari.load(name)
+    return minari.load(name, observations)
+
+
+def _without_rule(dataset: Dataset, observations: str | None) -> Dataset:
+    if observations is not None:
+        raise UsageError(
+            f"observations={observations} chooses among the keys of dictionaries, but the observations of"
+            f" {dataset.spec.name} are vectors; leave it out"
+        )
+    return dataset
+
+
+def _load_own(name: str, progress: fetch.Progress | None) -> Dataset:
+    """From the library, from a file, or a name that stands for a mixture of such."""
+    if name in _POOLS:
+        return _build(parse(_POOLS[name]).named(_canonical), name, 0, progress)
+    if not library.holds(name) and (match := _HETEROGENEOUS.fullmatch(name)):
+        return _heterogeneous(name, match["task"], int(match["sources"]))
+    if Path(name).is_absolute():
+        return library.load_file(Path(name))
+    if not library.holds(name):
+        raise UsageError(
+            f"The data set {name!r} is not in the library {library.root()}{_near(name)}; make it with `raymix data"
+            " import` or `raymix data collect`, or set RAYMIX_DATASETS_PATH to the folder that has it."
+        )
+    return library.load(name)
+
+
+def _heterogeneous(name: str, task: str, sources: int) -> Dataset:
+    """The first k sources of a task in equal shares, as much in all as the smallest of them has (LBRAC-v)."""
+    parts = [_load_own(f"{task}/source-{number}", None) for number in range(1, sources + 1)]
+    share = min(part.spec.num_transitions for part in parts) // sources
+    options = Options(transitions=share)
+    taken = [mixture.take(part, options, f"{part.spec.name}{options}") for part in parts]
+    return mixture.mix(taken, name)
 
 
 def _near(name: str) -> str:
@@ -151,66 +242,3 @@ def _near(name: str) -> str:
     names = list(dict.fromkeys([*(_short_name(each) for each in own), *own, *minari.local_ids(), *_PUBLIC_IDS]))
     near = [each for each in difflib.get_close_matches(name, names, n=3, cutoff=0.6) if each != name]
     return f" (near names: {', '.join(near)})" if near else ""
-
-
-def _mix(parts: list[Dataset]) -> Dataset:
-    first = parts[0].spec
-    for part in parts[1:]:
-        for what, mine, other in (
-            ("observation sizes", part.spec.observation_dim, first.observation_dim),
-            ("action sizes", part.spec.action_dim, first.action_dim),
-            ("action lower bounds", part.spec.action_low, first.action_low),
-            ("action upper bounds", part.spec.action_high, first.action_high),
-            ("environments", _environment_key(part.spec.environment), _environment_key(first.environment)),
-        ):
-            if mine != other:
-                raise UsageError(
-                    f"The data sets {first.name} and {part.spec.name} cannot be mixed, their {what} differ"
-                    f" ({other} and {mine}); mix data sets of one environment."
-                )
-    name = " + ".join(part.spec.name for part in parts)
-    references = {(part.spec.reference_min, part.spec.reference_max) for part in parts}
-    if len(references) > 1:
-        warnings.warn(
-            f"The parts of {name} have different reference scores, so the mixture has none and its scores are not"
-            " normalized.",
-            stacklevel=3,
-        )
-        references = {(None, None)}
-    reference_min, reference_max = references.pop()
-    episode_starts = np.cumsum([0, *(part.spec.num_episodes for part in parts)])
-    source_starts = np.cumsum([0, *(len(part.spec.sources) for part in parts)])
-
-    def joined(column: str, starts: np.ndarray | None = None) -> np.ndarray:
-        arrays = [getattr(part.columns, column) for part in parts]
-        if starts is not None:
-            arrays = [array + array.dtype.type(start) for array, start in zip(arrays, starts, strict=False)]
-        return np.concatenate(arrays)
-
-    columns = Columns(
-        observations=joined("observations"),
-        actions=joined("actions"),
-        rewards=joined("rewards"),
-        terminals=joined("terminals"),
-        timeouts=joined("timeouts"),
-        episode=joined("episode", episode_starts),
-        source=joined("source", source_starts),
-    )
-    return make_dataset(
-        columns,
-        name,
-        action_low=first.action_low,
-        action_high=first.action_high,
-        environment=first.environment,
-        reference_min=reference_min,
-        reference_max=reference_max,
-        sources=[source for part in parts for source in part.spec.sources],
-    )
-
-
-def _environment_key(environment: str | None) -> str | None:
-    """What must agree: not the whole `EnvSpec`, whose other fields differ between versions of Gymnasium."""
-    if environment is None:
-        return None
-    values = json.loads(environment)
-    return json.dumps([values["id"], values.get("kwargs"), values.get("max_episode_steps")])

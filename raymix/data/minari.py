@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from raymix.data.columns import Episode, from_episodes, make_dataset
 from raymix.data.table import from_table, to_table
+from raymix.envs import flatten
 from raymix.types import Columns, Dataset, UsageError
 
 _CACHE_VERSION = 2
@@ -131,8 +132,11 @@ def local_ids() -> list[str]:
     return sorted(found)
 
 
-def load(dataset_id: str) -> Dataset:
-    """Read a local Minari data set with Box observations and actions of one axis each.
+def load(dataset_id: str, observations: str | None = None) -> Dataset:
+    """Read a local Minari data set with Box actions of one axis, and such observations or dictionaries of them.
+
+    Dictionaries become vectors by the rule `observations` (`raymix.envs.flatten`; 'all' where None), which the
+    environment then follows in evaluation.
 
     The columns are kept in a cache beside the data sets (`.raymix/cache`), named by the sizes and times of the data
     set's files, so that the next load maps one file instead of reading thousands of small arrays.
@@ -153,16 +157,16 @@ def load(dataset_id: str) -> Dataset:
         source = minari.load_dataset(dataset_id)
     except Exception as error:  # Minari checks little: what it stumbles over decides what is raised.
         raise _damaged(dataset_id, f"Minari cannot open it: {_told(error)}") from error
-    for kind, space in (("observations", source.observation_space), ("actions", source.action_space)):
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-            told = " ".join(str(space).split())  # Long bounds are printed over several lines.
-            raise UsageError(
-                f"The {kind} of the Minari data set {dataset_id} are {told}; raymix reads Box spaces of one axis only."
-            )
+    rule = _rule(dataset_id, source.observation_space, observations)
+    if not isinstance(source.action_space, gymnasium.spaces.Box) or len(source.action_space.shape) != 1:
+        told = " ".join(str(source.action_space).split())  # Long bounds are printed over several lines.
+        raise UsageError(
+            f"The actions of the Minari data set {dataset_id} are {told}; raymix reads Box spaces of one axis only."
+        )
     reference_min, reference_max = values.get("ref_min_score"), values.get("ref_max_score")
     both = reference_min is not None and reference_max is not None
     facts: dict[str, Any] = {
-        "environment": _environment(dataset_id, values.get("eval_env_spec") or values.get("env_spec")),
+        "environment": _environment(dataset_id, values.get("eval_env_spec") or values.get("env_spec"), rule),
         "reference_min": reference_min if both else None,
         "reference_max": reference_max if both else None,
         "sources": values.get("sources") or (),
@@ -173,7 +177,7 @@ def load(dataset_id: str) -> Dataset:
         return make_dataset(columns, dataset_id, action_low=low, action_high=high, **facts)
 
     try:
-        cache = _cache_path(dataset_id)
+        cache = _cache_path(dataset_id, rule)
     except OSError as error:  # Such as a link to a file that is gone.
         raise _damaged(dataset_id, f"its files cannot be looked at: {error}") from error
     if cache.exists():
@@ -186,7 +190,7 @@ def load(dataset_id: str) -> Dataset:
                     return dataset
         _logger.warning("The cache %s is damaged; reading the data set %s again.", cache, dataset_id)
     try:
-        columns = from_episodes(_episodes(source))
+        columns = from_episodes(_episodes(source, rule))
     except UsageError as error:
         raise _damaged(dataset_id, str(error)) from error
     dataset = dataset_of(columns)
@@ -194,14 +198,37 @@ def load(dataset_id: str) -> Dataset:
     return dataset
 
 
-def _episodes(source: Any) -> Iterator[Episode]:
+def _rule(dataset_id: str, space: gymnasium.Space, asked: str | None) -> str | None:
+    """The rule that makes vectors of the observations; None where they are vectors."""
+    if not isinstance(space, gymnasium.spaces.Dict):
+        if asked is not None:
+            raise UsageError(
+                f"observations={asked} chooses among the keys of dictionaries, but the observations of {dataset_id} are"
+                " vectors; leave it out"
+            )
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+            told = " ".join(str(space).split())  # Long bounds are printed over several lines.
+            raise UsageError(
+                f"The observations of the Minari data set {dataset_id} are {told}; raymix reads Box spaces of one axis,"
+                " and dictionaries of them."
+            )
+        return None
+    rule = asked or flatten.DEFAULT
+    try:
+        flatten.flattened_space(space, rule)
+    except UsageError as problem:
+        raise UsageError(f"{dataset_id}: {problem}") from None
+    return rule
+
+
+def _episodes(source: Any, rule: str | None) -> Iterator[Episode]:
     """The episodes of a `minari.MinariDataset`; `UsageError` for files that cannot be read to their end."""
     indices = range(source.total_episodes)
     try:
         numbers = [facts.get("source", 0) for facts in source.storage.get_episode_metadata(indices)]
         for number, episode in zip(numbers, source.iterate_episodes(), strict=True):
             yield Episode(
-                observations=episode.observations,
+                observations=flatten.flatten(episode.observations, rule, axes=1) if rule else episode.observations,
                 actions=episode.actions,
                 rewards=episode.rewards,
                 terminations=episode.terminations,
@@ -232,8 +259,11 @@ def _action_bounds(dataset_id: str, space: gymnasium.spaces.Box, columns: Column
     return low, high
 
 
-def _environment(dataset_id: str, text: str | None) -> str | None:
-    """An `EnvSpec` as JSON that the installed Gymnasium reads: older ones wrote fields that are gone."""
+def _environment(dataset_id: str, text: str | None, rule: str | None) -> str | None:
+    """An `EnvSpec` as JSON that the installed Gymnasium reads: older ones wrote fields that are gone.
+
+    Its `observations` is the rule by which its observations become vectors.
+    """
     if text is None:
         return None
     try:
@@ -243,10 +273,11 @@ def _environment(dataset_id: str, text: str | None) -> str | None:
     if not isinstance(values, dict) or not isinstance(values.get("id"), str):
         raise _damaged(dataset_id, f"its environment is {text}, which has no id")
     known = {field.name for field in dataclasses.fields(gymnasium.envs.registration.EnvSpec)}
-    return json.dumps({key: value for key, value in values.items() if key in known})
+    kept = {key: value for key, value in values.items() if key in known}
+    return json.dumps({**kept, **({"observations": rule} if rule else {})})
 
 
-def _cache_path(dataset_id: str) -> Path:
+def _cache_path(dataset_id: str, rule: str | None) -> Path:
     data = root() / dataset_id / "data"
     digest = hashlib.sha256(f"{_CACHE_VERSION} {dataset_id}".encode())
     for folder, subfolders, files in os.walk(data):
@@ -254,7 +285,8 @@ def _cache_path(dataset_id: str) -> Path:
         for name in sorted(files):
             facts = os.stat(os.path.join(folder, name))
             digest.update(f"{folder[len(str(data)) :]}/{name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    return root() / ".raymix" / "cache" / dataset_id.replace("/", "--") / f"{digest.hexdigest()[:32]}.arrow"
+    kept = root() / ".raymix" / "cache" / f"{dataset_id.replace('/', '--')}{f'.{rule}' if rule else ''}"
+    return kept / f"{digest.hexdigest()[:32]}.arrow"
 
 
 def _read_cache(path: Path) -> Dataset | None:

@@ -15,6 +15,7 @@ import gymnasium
 import numpy as np
 
 import raymix.envs  # noqa: F401  (registers raymix's environments)
+from raymix.envs.flatten import Flattened
 from raymix.evaluation.policy import Policies, Policy
 from raymix.types import Spec, UsageError
 
@@ -44,14 +45,15 @@ def build_environment(description: str) -> gymnasium.Env:
     """The environment of a Gymnasium `EnvSpec` in JSON, made by its registered id only.
 
     The description comes with a data set, from anywhere, and its `entry_point` could name any code. So only `id`,
-    `kwargs` (plain data, for the registered maker) and `max_episode_steps` are read from it; the registered time limit
-    holds where it has none. `render_mode` is left out, as nobody looks. `additional_wrappers` are refused: they name
-    code too, and without them the task would be another one.
+    `kwargs` (plain data, for the registered maker) and `max_episode_steps` are read from it (the registered time limit
+    holds where it has none), and raymix's own `observations`: the rule that makes vectors of dictionaries.
+    `render_mode` is left out, as nobody looks. `additional_wrappers` are refused: they name code too, and without them
+    the task would be another one.
 
     Raises:
         UsageError: not such a description, an id that nothing registers, wrappers, or a maker that fails.
     """
-    name, kwargs, limit = _parse(description)
+    name, kwargs, limit, rule = _parse(description)
     if name not in gymnasium.registry:
         # gymnasium-robotics prints a notice about the unrelated Adroit environments to stderr when imported.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -65,7 +67,8 @@ def build_environment(description: str) -> gymnasium.Env:
     registered.kwargs.update({key: value for key, value in kwargs.items() if key != "render_mode"})
     registered.max_episode_steps = limit or registered.max_episode_steps
     try:
-        return gymnasium.make(registered)
+        environment = gymnasium.make(registered)
+        return environment if rule is None else Flattened(environment, rule)
     except UsageError:
         raise
     except Exception as error:  # Whatever a third party's constructor raises: a missing package, an unknown keyword.
@@ -75,11 +78,12 @@ def build_environment(description: str) -> gymnasium.Env:
         ) from error
 
 
-def _parse(description: str) -> tuple[str, dict[str, Any], int | None]:
-    """The id, the keywords and the time limit."""
+def _parse(description: str) -> tuple[str, dict[str, Any], int | None, str | None]:
+    """The id, the keywords, the time limit, and the rule for observations that are dictionaries."""
     try:
         values = json.loads(description)
         name, kwargs, limit = values["id"], values.get("kwargs") or {}, values.get("max_episode_steps")
+        rule = values.get("observations")
         wrappers = [wrapper["name"] for wrapper in values.get("additional_wrappers") or []]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
@@ -87,7 +91,7 @@ def _parse(description: str) -> tuple[str, dict[str, Any], int | None]:
             " choose another data set"
         ) from error
     whole = limit is None or (isinstance(limit, int) and limit > 0)
-    if not (isinstance(name, str) and isinstance(kwargs, dict) and whole):
+    if not (isinstance(name, str) and isinstance(kwargs, dict) and whole and isinstance(rule, str | None)):
         raise UsageError(
             f"the data set's environment has the id {name!r}, kwargs {kwargs!r} and max_episode_steps {limit!r}, which"
             " must be a text, an object and a positive number or null; mend its metadata, or choose another data set"
@@ -97,7 +101,7 @@ def _parse(description: str) -> tuple[str, dict[str, Any], int | None]:
             f"the data set's environment {name!r} is wrapped in {', '.join(map(str, wrappers))}, which raymix does not"
             " build; choose another data set, or empty additional_wrappers in its metadata if scores without them count"
         )
-    return name, kwargs, limit
+    return name, kwargs, limit, rule
 
 
 def _one_line(error: Exception) -> str:

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class Program:
     """`step` compiled on its first call; uncompiled where that fails or is not wanted (`eager_reason` says why).
 
-    `mode` is 'auto' (compile if there is a compiler), 'compile' (a failure raises) or 'eager'; `precision` is that of
-    float32 matrix products in it, 'fp32' or 'bf16' (`UsageError` where the device has not got it).
+    `mode` is 'auto' (compile if there is a compiler), 'compile' (a failure raises) or 'eager'; `precision` says how
+    float32 matrices are multiplied in it (`raymix.learner.precision`; `UsageError` where the device cannot).
     """
 
     def __init__(
@@ -46,9 +46,7 @@ class Program:
 
     def __call__(self, *arguments: Any) -> Any:
         # The setting is the process's, and other programs in it may want another.
-        if self._precision == "fp32":
-            return self._run(*arguments)
-        with precisions.reduced(self._device):
+        with precisions.products(self._precision, self._device):
             return self._run(*arguments)
 
     def _run(self, *arguments: Any) -> Any:
