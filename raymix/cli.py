@@ -57,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, metavar="N", help="gradient steps of the last phase")
     command.add_argument("--evaluate-every", type=int, metavar="N", help="default: 1000 steps")
     command.add_argument("--episodes", type=int, metavar="N", help="per evaluation; default: 10")
+    command.add_argument("--metric", help="return, normalized_score, or a held-out loss such as held_out/action_error")
+    command.add_argument(
+        "--held-out",
+        type=float,
+        metavar="SHARE",
+        help="of the episodes: not trained on, judged by (default: 0.1 for data without an environment, else 0)",
+    )
     command.add_argument("--storage", metavar="DIR", help="folder of the runs (default: runs)")
     command.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
     command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
@@ -143,7 +150,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--select", help="last, mean_last_3, or best (an oracle); default: what the run was started with"
     )
-    command.add_argument("--metric", help="return or normalized_score; default: what the run was started with")
+    command.add_argument(
+        "--metric", help="return, normalized_score or held_out/NAME; default: what the run was started with"
+    )
     command.add_argument(
         "--embeddings", action="store_true", help="instead, figures of learned trajectory embeddings (lbrac_v)"
     )
@@ -247,7 +256,17 @@ def train(options: argparse.Namespace) -> None:
     how = Options(options.device, "eager" if options.eager else "auto", quiet=options.json)
     if options.resume:
         refuse_beside_resume(
-            options, "dataset", "preset", "set", "seeds", "steps", "evaluate_every", "episodes", "storage"
+            options,
+            "dataset",
+            "preset",
+            "set",
+            "seeds",
+            "steps",
+            "evaluate_every",
+            "episodes",
+            "storage",
+            "metric",
+            "held_out",
         )
         show(resume(options.resume, options.algorithm, how), options.json)
         return
@@ -260,6 +279,8 @@ def train(options: argparse.Namespace) -> None:
         steps=options.steps,
         evaluate_every=1_000 if options.evaluate_every is None else options.evaluate_every,
         episodes=10 if options.episodes is None else options.episodes,
+        metric=options.metric,
+        held_out=options.held_out,
     )
     show(train_locally(spec, options.storage or DEFAULT_STORAGE, how), options.json)
 

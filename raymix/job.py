@@ -16,6 +16,7 @@ import numpy as np
 
 import raymix
 from raymix import checkpoint, ledger, snapshots
+from raymix.report import HELD_OUT
 from raymix.types import Dataset, Spec, UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Job:
     """Seats of that program, per phase."""
     shared: str | None = None
     """Jobs of the same one have the same first phase."""
+    held_out: float = 0.0
+    """Share of the episodes that training does not see."""
     device: str = "cpu"
     capture: str = "auto"
 
@@ -75,6 +78,7 @@ def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: Path, device: s
         pack=trial["pack"],
         widths=trial["widths"],
         shared=trial["shared"],
+        held_out=plan.get("held_out", 0.0),  # runs from before there was one
         device=device,
         capture=capture,
     )
@@ -87,7 +91,14 @@ def open_pack(job: Job, dataset: Dataset) -> LocalPack:
 
     config = base.find(job.algorithm).configure(job.config)
     return LocalPack(
-        job.algorithm, config, job.seeds, dataset, job.report_every, device=job.device, capture=job.capture
+        job.algorithm,
+        config,
+        job.seeds,
+        dataset,
+        job.report_every,
+        device=job.device,
+        capture=job.capture,
+        held_out=job.held_out,
     )
 
 
@@ -260,7 +271,8 @@ def summary(rows: list[ledger.Row], spec: Spec) -> dict[str, Any]:
         "agent_seconds": rows[0].agent_seconds,
     }
     for name in rows[0].metrics:
-        told[f"training/{name}"] = _mean([row.metrics[name] for row in live or rows])
+        of_seeds = [row.metrics[name] for row in live or rows]
+        told[name if name.startswith(HELD_OUT) else f"training/{name}"] = _mean(of_seeds)
     scores = [float(np.mean(row.returns)) for row in live if row.returns]
     if scores:
         told |= {f"evaluation/{name}": function(scores) for name, function in _STATISTICS.items()}

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from raymix.data.held_out import SHARE
 from raymix.data.recipe import parse
 from raymix.files import write_atomically
-from raymix.report import METRIC, SELECT
+from raymix.report import ACTION_ERROR, HELD_OUT, SELECT, check_metric
 from raymix.types import UsageError
 
 
@@ -53,8 +54,12 @@ class SweepSpec:
     """Gradient steps between reports; in the last phase each report evaluates."""
     episodes: int = 10
     """Evaluation episodes per seed and report."""
-    metric: str = "return"
-    """A key of `raymix.report.METRIC`."""
+    metric: str | None = None
+    """A key of `raymix.report.METRIC`, or held_out/NAME: a loss on held-out episodes. None: the return, or, where a
+    data set has no environment to play in, held_out/action_error."""
+    held_out: float | None = None
+    """Share of the episodes that training does not see and held-out metrics are measured on. None: a tenth where a
+    data set has no environment or the metric needs it, else none."""
     select: str = "last"
     """The rule that picks the checkpoint whose score counts: a key of `raymix.report.SELECT`."""
     seats: int | None = None
@@ -113,7 +118,7 @@ class Trial:
         return ", ".join(filter(None, (self.name, swept))) or "all settings fixed"
 
 
-_COMMON = ("seed_list", "episodes", "metric", "select", "seats", "cpus_per_pack", "gpus_per_pack")
+_COMMON = ("seed_list", "episodes", "metric", "held_out", "select", "seats", "cpus_per_pack", "gpus_per_pack")
 """What specifications that run as one sweep must agree on."""
 
 
@@ -198,9 +203,12 @@ def _check(spec: SweepSpec) -> None:
         raise UsageError(f"gpus_per_pack takes a share of a GPU from 0 to 1, or None, not {gpus!r}")
     if spec.seats is not None and not _is_whole(spec.seats, len(seeds)):
         raise UsageError(f"seats takes a whole number of at least the {len(seeds)} seeds, or None, not {spec.seats!r}")
-    for name, allowed in (("metric", METRIC), ("select", SELECT)):
-        if (value := getattr(spec, name)) not in list(allowed):
-            raise UsageError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
+    if spec.metric is not None:
+        check_metric(str(spec.metric))
+    if spec.select not in list(SELECT):
+        raise UsageError(f"select is one of {', '.join(SELECT)}, not {spec.select!r}")
+    if spec.held_out is not None and not (_is_number(spec.held_out) and 0 <= spec.held_out < 1):
+        raise UsageError(f"held_out takes a share of the episodes from 0 to below 1, or None, not {spec.held_out!r}")
     for name in ("search", "settings"):
         value = getattr(spec, name)
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
@@ -271,6 +279,27 @@ def _number(text: str) -> Any:
 # What a run wrote down about itself
 
 
+def settled(specs: Sequence[SweepSpec], without_environment: Sequence[str]) -> list[SweepSpec]:
+    """The specifications with metric and held-out share decided, now that it is known which data sets have no
+    environment.
+
+    Raises:
+        UsageError: returns are asked of a data set that nothing can be played in, or nothing is held out to judge by.
+    """
+    first = specs[0]
+    metric = first.metric or (ACTION_ERROR if without_environment else "return")
+    of_held_out = metric.startswith(HELD_OUT)
+    if without_environment and not of_held_out:
+        raise UsageError(
+            f"data set {without_environment[0]} has no environment to play in, so there is no {metric}; choose"
+            f" metric='{ACTION_ERROR}', or give the data set an environment (`raymix data import --env`)"
+        )
+    share = (SHARE if of_held_out else 0.0) if first.held_out is None else float(first.held_out)
+    if of_held_out and share == 0:
+        raise UsageError(f"metric {metric} needs episodes that training does not see; set held_out, such as {SHARE}")
+    return [spec.replace(metric=metric, held_out=share) for spec in specs]
+
+
 def describe(specs: Sequence[SweepSpec], name: str, hashes: dict[str, str], version: str) -> dict[str, Any]:
     """The contents of a run's `sweep.json`: everything that resuming and reporting it needs."""
     from raymix.algorithms import base
@@ -288,6 +317,7 @@ def describe(specs: Sequence[SweepSpec], name: str, hashes: dict[str, str], vers
         "seeds": common.seed_list,
         "episodes": common.episodes,
         "metric": common.metric,
+        "held_out": common.held_out,
         "select": common.select,
         "seats": common.seats,
         "cpus_per_pack": common.cpus_per_pack,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from dataclasses import dataclass, field
@@ -13,6 +12,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+
+from raymix.job import in_words
+from raymix.report import ACTION_ERROR
 
 
 @dataclass
@@ -39,7 +41,7 @@ class _Screen:
 
     def __rich__(self) -> RenderableType:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("trial", "", "progress", "", "return per seed", "agent-steps/s"):
+        for column in ("trial", "", "progress", "", "score per seed", "agent-steps/s"):
             table.add_column(column, no_wrap=True)
         for line in self.lines.values():
             bar = ProgressBar(total=1.0, completed=line.progress, width=24)
@@ -99,6 +101,7 @@ class Progress(Callback):
         if "phase" not in result:
             return
         scores = result.get("evaluation/returns")
+        score = in_words(scores) if scores else f"{result[ACTION_ERROR]:.4g}" if ACTION_ERROR in result else None
         self._update(
             trial,
             status="training",
@@ -106,11 +109,7 @@ class Progress(Callback):
             progress=result["progress"],
             restored=result["restored"],
             speed=f"{result['training/steps_per_second']:,.0f}",
-            **(
-                {"score": " ".join("diverged" if math.isnan(score) else f"{score:.1f}" for score in scores)}
-                if scores
-                else {}
-            ),
+            **({"score": score} if score else {}),
         )
         if self._screen is None:
             return
@@ -121,7 +120,8 @@ class Progress(Callback):
                     self._screen.console.print(notice)
         if self._live is None:
             line = self._screen.lines[trial.config["job"]["config_id"]]
-            score = f", return {line.score}" if line.score else ""
+            told = "return" if scores else "held-out action error"
+            score = f", {told} {line.score}" if line.score else ""
             self._screen.console.print(f"{line.label}: {line.phase}{score} ({self._screen.clock()})")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -51,6 +51,8 @@ DRAWS = 8
 
 ACTING = -1
 """The domain of numbers drawn by a policy that acts; training uses the number of its phase."""
+HELD_OUT = -2
+"""The domain of numbers drawn where held-out data is looked at."""
 
 
 def streams(seeds: Tensor, steps: Tensor, updates: int, domain: int = 0) -> Tensor:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import raymix
+from raymix.data.held_out import held_out_episodes
 from raymix.job import job_of, reported
-from raymix.plan import SweepSpec, describe, expand, read_description, seat
+from raymix.plan import SweepSpec, describe, expand, read_description, seat, settled
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
 from raymix.types import Dataset, Interrupted, Spec, SweepFailed, UsageError
 
@@ -58,6 +59,7 @@ def run(specs: Sequence[SweepSpec], name: str, options: Options) -> Report:
     root = writable_folder(options.storage)
     datasets = {name: load_dataset(name, options.quiet) for name in dict.fromkeys(trial.dataset for trial in trials)}
     hashes = {dataset: loaded.spec.hash for dataset, loaded in datasets.items()}
+    specs = settled(specs, [name for name, loaded in datasets.items() if loaded.spec.environment is None])
     plan = describe(specs, name, hashes, raymix.__version__)
     with _ready(plan, datasets, options) as cluster:
         device = "cuda" if resources_per_pack(plan, cluster)[1] else "cpu"
@@ -94,10 +96,10 @@ def _ready(plan: dict[str, Any], datasets: dict[str, Dataset], options: Options)
     from raymix.cluster import connected
     from raymix.evaluation.rollout import check_environment
 
-    for dataset, loaded in datasets.items():
-        if loaded.spec.environment is None:
-            raise UsageError(f"data set {dataset} has no environment to evaluate in; choose one that has")
-        check_environment(loaded.spec)
+    for loaded in datasets.values():
+        if loaded.spec.environment is not None:
+            check_environment(loaded.spec)
+        held_out_episodes(loaded.columns, loaded.spec, plan.get("held_out", 0.0))  # raises where there are too few
     with connected(options.address, dashboard=options.dashboard) as cluster:
         cpus, gpus = resources_per_pack(plan, cluster)
         if cpus > cluster.cpus or gpus > cluster.gpus:

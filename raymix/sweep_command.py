@@ -23,7 +23,9 @@ def main(*specs: SweepSpec, arguments: list[str] | None = None) -> None:
     options = parser(specs, name, module.__doc__).parse_args(arguments)
     try:
         if options.resume:
-            refuse_beside_resume(options, "dataset", "seeds", "steps", "set", "storage", "smoke", "dry_run")
+            refuse_beside_resume(
+                options, "dataset", "seeds", "steps", "set", "storage", "smoke", "dry_run", "metric", "held_out"
+            )
         specs = tuple(adjusted(spec, options) for spec in specs)
         if options.dry_run:
             print(dry_run(specs, Path(options.storage or DEFAULT_STORAGE).expanduser(), options.json))
@@ -67,6 +69,8 @@ def parser(specs: Sequence[SweepSpec], name: str, description: str | None) -> ar
     add("--dataset", action="append", metavar="NAME", help=f"data set, may be repeated; here {', '.join(datasets)}")
     add("--seeds", type=int, metavar="N", help=f"seeds per configuration; here {len(specs[0].seed_list)}")
     add("--steps", type=int, metavar="N", help="gradient steps of the last phase")
+    add("--metric", help="return, normalized_score, or a held-out loss such as held_out/action_error")
+    add("--held-out", type=float, metavar="SHARE", help="of the episodes: not trained on, held-out losses are theirs")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="fix a hyperparameter, such as beta=5")
     add("--storage", metavar="DIR", help=f"folder that holds the runs (default: {DEFAULT_STORAGE})")
     add("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, or HOST:PORT")
@@ -90,6 +94,9 @@ def adjusted(spec: SweepSpec, options: argparse.Namespace) -> SweepSpec:
         changes["seeds"] = options.seeds
     if options.steps is not None:
         changes["steps"] = options.steps
+    for name in ("metric", "held_out"):
+        if getattr(options, name) is not None:
+            changes[name] = getattr(options, name)
     fixed = dict(setting(text) for text in options.set)
     changes["settings"] = {**spec.settings, **fixed}
     # Fixing a hyperparameter that the sweep varies takes it out of the search.

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import raymix
 from raymix import checkpoint
+from raymix.data.held_out import held_out_episodes
 from raymix.evaluation.policy import Policy
 from raymix.evaluation.rollout import Evaluation, check_environment, evaluate
 from raymix.job import (
@@ -32,8 +33,8 @@ from raymix.job import (
 )
 from raymix.learner import precision
 from raymix.packing.boundary import Boundary
-from raymix.plan import SweepSpec, describe, expand, read_description, seat
-from raymix.report import Report, find_run, write_report
+from raymix.plan import SweepSpec, describe, expand, read_description, seat, settled
+from raymix.report import ACTION_ERROR, Report, find_run, write_report
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
 from raymix.types import Dataset, Interrupted, UsageError
 
@@ -65,6 +66,8 @@ def train(spec: SweepSpec, storage: str, options: Options) -> Report:
     if dataset.spec.environment is not None:
         check_environment(dataset.spec)
     name = f"train-{spec.algorithm}"
+    (spec,) = settled([spec], [] if dataset.spec.environment else [dataset.spec.name])
+    held_out_episodes(dataset.columns, dataset.spec, spec.held_out or 0.0)  # raises where there are too few
     plan = seat(describe([spec], name, {trials[0].dataset: dataset.spec.hash}, raymix.__version__), "cpu")
     return _train(plan, new_run_folder(root, name, plan), dataset, options)
 
@@ -155,4 +158,6 @@ def line(told: dict[str, Any]) -> str:
     text = f"{told['phase']} {told['phase_step']:,}"
     if "evaluation/return" in told:
         text += f", return {in_words(told['evaluation/returns'])}"
+    elif ACTION_ERROR in told:
+        text += f", held-out action error {told[ACTION_ERROR]:.4g}"
     return f"{text} ({told['training/steps_per_second']:,.0f} agent-steps/s)"

@@ -122,7 +122,7 @@ class Member(tune.Trainable):
 
     def _evaluate(self, boundary: Boundary) -> dict[int, Any]:
         """Evaluations by seat, while the pack trains on."""
-        if not boundary.policies:
+        if not boundary.policies or self._spec.environment is None:
             return {}
         live = live_seats(boundary)
         policies = [boundary.policies[seat] for seat in live]

@@ -247,6 +247,17 @@ def test_training_in_process_gives_the_rows_of_the_sweep(
     assert results(local) == expected
 
 
+def test_a_log_without_an_environment_sweeps_on_held_out_episodes(tmp_path: Path) -> None:
+    status, output, errors = Driver(tmp_path, "--dataset", "chain").finish()
+    assert status == 0, errors
+    assert "held-out action_error (less is better) on toy/chain-v0" in output
+    (run,) = (tmp_path / "runs").iterdir()
+    rows = list(ledger.rows(ledger.read(str(run / "ledger"))))
+    assert len(rows) == ROWS and not any(row.returns for row in rows)
+    assert all(("held_out/action_error" in row.metrics) == (row.phase == "main") for row in rows)
+    assert all("held_out/mdn_loss" in row.metrics for row in rows if row.phase == "mdn")
+
+
 def sweep_error(folder: Path, *options: str) -> str:
     """The one sentence of a sweep that cannot be run."""
     driver = Driver(folder, *options)
@@ -266,7 +277,7 @@ def sweep_error(folder: Path, *options: str) -> str:
         (["--set", "beta"], ["NAME=VALUE"]),
         (["--dataset", "two-mode"], ["two-mode", "two-modes"]),
         (["--dataset", "mujoco/hopper/medium-v0"], ["minari download mujoco/hopper/medium-v0"]),
-        (["--dataset", "toy/chain-v0"], ["no environment"]),
+        (["--dataset", "toy/chain-v0", "--metric", "return"], ["no environment", "held_out/action_error"]),
         (["--seeds", "0"], ["seeds", "0"]),
         (["--steps", "0"], ["steps", "at least 1"]),
         (["--address", "127.0.0.1:1"], ["127.0.0.1:1", "ray start --head"]),

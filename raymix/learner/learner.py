@@ -6,6 +6,7 @@ member its own (a member's loss touches its own parameters only). Runs without R
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,9 +22,12 @@ from raymix.config import AlgorithmConfig
 from raymix.learner.adam import adam_
 from raymix.learner.capture import Program
 from raymix.learner.networks import LiftedConfig, Networks, Watched, fresh_networks
-from raymix.learner.replay import DeviceReplay, DrawnBatch
+from raymix.learner.replay import DeviceReplay, DrawnBatch, HeldOutBatch, UnseenEpisodes
 from raymix.learner.state import MemberState, flatten, unflatten
-from raymix.random import Key, streams
+from raymix.random import HELD_OUT, Key, streams
+
+HELD_OUT_BATCHES = 16
+"""The most batches of held-out data that are looked at in a report."""
 
 
 @dataclass
@@ -237,6 +241,60 @@ class Learner:
             total.index_fill_(0, index, 0.0)
             self._counts[name][list(seats)] = 0
 
+    # Held-out data
+
+    @torch.no_grad()
+    def held_out(self, seats: Sequence[int]) -> list[dict[str, float]]:
+        """Per seat: the phase's losses, with their details, on the held-out episodes; empty where none are.
+
+        Means over at most `HELD_OUT_BATCHES` fixed batches of the size that an update trains on. In the last phase
+        `action_error` besides: the mean squared difference, per dimension of the unit box, between the policy's action
+        and the data's. Losses that depend on what was learnt of an episode are left out.
+        """
+        rows = self.replay.held_out_rows
+        if not len(rows):
+            return [{} for _ in seats]
+        totals: dict[str, Tensor] = {}
+        functions: list[tuple[str, Any, int]] = [
+            (update.loss, getattr(self.algorithm, update.loss), self._structure[update.batch_size])
+            for update in self.phase.updates
+        ]
+        if self.phase_index == len(self.algorithm.phases) - 1:
+            functions.append(("action_error", self._action_error, max(size for _, _, size in functions)))
+        for index, (name, function, size) in enumerate(functions):
+            batches = _evenly(rows, size)
+            with contextlib.suppress(UnseenEpisodes):
+                for number, chosen in enumerate(batches):
+                    value, details = self._looked_at(function, chosen, index, number, len(functions))
+                    for key, found in {name: value, **details}.items():
+                        totals[key] = totals.get(key, 0.0) + found / len(batches)
+        if not totals:
+            return [{} for _ in seats]
+        found = torch.stack(list(totals.values())).cpu().double()
+        return [dict(zip(totals, found[:, seat].tolist())) for seat in seats]
+
+    def _looked_at(
+        self, function: Any, rows: Tensor, index: int, number: int, count: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A loss (N,) and its details of all seats on the same rows; `index` of `count` is whose numbers it draws."""
+        starts = streams(self._seeds, torch.full_like(self._steps, number), count, domain=HELD_OUT)[:, index]
+
+        def member(parameters: Any, targets: Any, scalars: dict[str, Tensor], starts: Tensor) -> Any:
+            nets = Networks(self._modules, parameters, targets)
+            config = LiftedConfig(self._structure, scalars)
+            return function(nets, HeldOutBatch(self.replay, rows), config, Key(starts, self.dtype))
+
+        return torch.vmap(member)(self._state["parameters"], self._state["targets"], self._scalars, starts)
+
+    def _action_error(self, nets: Any, batch: Any, config: Any, key: Key) -> tuple[Tensor, dict[str, Tensor]]:
+        slow = self.algorithm.acting_targets
+        acting = Networks(
+            self._modules,
+            {name: (nets.target if name in slow else nets)._parameters.get(name, {}) for name in self.algorithm.acting},
+        )
+        actions = self.algorithm.sample_actions(acting, batch.observations, config, key)
+        return (actions.clamp(-1.0, 1.0) - batch.actions).square().mean(), {}
+
     def _target_shares(self, times: Tensor) -> Tensor:
         """(steps, N): how far the targets move in each step; 0 in the steps between, which keeps one program for all.
 
@@ -318,3 +376,13 @@ class Learner:
 
         losses, details = torch.vmap(member_loss)({**parameters, **trained}, targets, scalars, starts)
         return losses.sum(), (losses.detach(), {name: value.detach() for name, value in details.items()})
+
+
+def _evenly(rows: Tensor, size: int) -> list[Tensor]:
+    """At most `HELD_OUT_BATCHES` batches of `size` rows, spread evenly; one of all rows where there are fewer."""
+    if len(rows) <= size:
+        return [rows]
+    count = min(HELD_OUT_BATCHES, len(rows) // size)
+    # Strided, so that every batch has rows of many episodes.
+    chosen = rows[torch.linspace(0, len(rows) - 1, count * size, device=rows.device).long()]
+    return list(chosen.reshape(size, count).T)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raymix.data.held_out import held_out_episodes
 from raymix.types import Dataset, Spec, UsageError
 
 
@@ -24,7 +25,9 @@ class DeviceReplay:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         with_next_action: bool = False,
+        held_out: float = 0.0,
     ) -> None:
+        """`held_out` is the share of the episodes that training does not see (`raymix.data.held_out`)."""
         columns, spec = dataset.columns, dataset.spec
         self.spec = spec
         self.observations = _tensor(columns.observations, device, dtype)
@@ -37,8 +40,16 @@ class DeviceReplay:
             raise UsageError(
                 f"no transition of data set {spec.name} has a next action: every episode is one step, cut by a limit"
             )
-        self.rows = torch.from_numpy(rows).to(device)
+        held = np.isin(columns.episode[rows], held_out_episodes(columns, spec, held_out))
+        self.rows = torch.from_numpy(rows[~held]).to(device)
         """(N,) rows that start a transition and may be drawn."""
+        self.held_out_rows = torch.from_numpy(rows[held]).to(device)
+        """(H,) rows of the episodes that are held out."""
+        if not len(self.rows):
+            raise UsageError(
+                f"no transition of data set {spec.name} is left to train on beside its held-out episodes; give more"
+                " episodes"
+            )
 
 
 class DrawnBatch:
@@ -74,6 +85,18 @@ class DrawnBatch:
     @property
     def episodes(self) -> Tensor:
         return self._replay.episodes[self._rows]
+
+
+class UnseenEpisodes(Exception):
+    """A loss asked which episode a held-out transition is of."""
+
+
+class HeldOutBatch(DrawnBatch):
+    """Transitions of episodes that training has not seen: what is learnt of an episode says nothing about them."""
+
+    @property
+    def episodes(self) -> Tensor:
+        raise UnseenEpisodes
 
 
 def _tensor(array: np.ndarray, device: torch.device | str, dtype: torch.dtype) -> Tensor:

@@ -24,11 +24,12 @@ class LocalPack:
         report_every: int,
         device: str = "cpu",
         capture: str = "auto",
+        held_out: float = 0.0,
     ) -> None:
         self.algorithm, self.config, self.seeds, self.dataset = base.find(algorithm), config, seeds, dataset
         self._report_every = report_every
         widths = [len(seeds)] * len(self.algorithm.phases)
-        self._seating = Seating(algorithm, config, dataset, widths, device, capture)
+        self._seating = Seating(algorithm, config, dataset, widths, device, capture, held_out)
         self.restore(None)
 
     def restore(self, start: Checkpoint | None) -> None:

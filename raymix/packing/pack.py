@@ -114,7 +114,7 @@ class Pack:
         torch._dynamo.reset()  # drops the programs of the last structure
         self._seating = None
         dataset = ReplayStore.connect(store).get(job.dataset)
-        self._seating = Seating(job.algorithm, config, dataset, job.widths, job.device, job.capture)
+        self._seating = Seating(job.algorithm, config, dataset, job.widths, job.device, job.capture, job.held_out)
         self._key = job.pack
 
     def _run(self) -> None:

@@ -24,6 +24,7 @@ from raymix.learner.learner import Learner
 from raymix.learner.replay import DeviceReplay
 from raymix.learner.state import MemberState
 from raymix.packing.boundary import Boundary
+from raymix.report import HELD_OUT
 from raymix.types import Dataset
 
 KEPT_PHASES = 8
@@ -87,13 +88,17 @@ class Seating:
         widths: Sequence[int],
         device: str = "cpu",
         capture: str = "auto",
+        held_out: float = 0.0,
     ) -> None:
-        """`config` is any of the trials': they have its structure fields. `widths`: seats per phase."""
+        """`config` is any of the trials': they have its structure fields. `widths`: seats per phase. `held_out`: the
+        share of the episodes that training does not see."""
         self.name, self.algorithm, self.config, self.dataset = algorithm, base.find(algorithm), config, dataset
         self.widths, self._capture = list(widths), capture
         if len(self.widths) != len(self.algorithm.phases):
             raise ValueError(f"{len(self.widths)} widths for the {len(self.algorithm.phases)} phases of {algorithm}")
-        self._replay = DeviceReplay(dataset, device, with_next_action=self.algorithm.uses_next_actions)
+        self._replay = DeviceReplay(
+            dataset, device, with_next_action=self.algorithm.uses_next_actions, held_out=held_out
+        )
         self._programs: dict[int, _Program] = {}
         self._handing_out = threading.Lock()
         self._reports: dict[str, Boundary] = {}
@@ -272,6 +277,8 @@ class Seating:
             values["steps_per_second"] = group.agent_steps / max(group.seconds - group.compiling, 1e-9)
             values["compile_seconds"] = group.compiling
         group.seconds, group.compiling, group.agent_steps = 0.0, 0.0, 0
+        for values, looked_at in zip(metrics, program.learner.held_out(group.seats)):
+            values.update({f"{HELD_OUT}{name}": value for name, value in looked_at.items()})
         states = program.learner.states(group.seats)
         boundary = self._boundary(group, program.learner, states, metrics)
         if group.shared is not None:

@@ -52,5 +52,5 @@ def share_phases(plan: dict[str, Any], datasets: dict[str, Dataset]) -> dict[str
 def _read(trial: dict[str, Any], dataset: Dataset) -> set[str]:
     algorithm = base.find(trial["algorithm"])
     config = algorithm.configure(trial["config"])
-    replay = DeviceReplay(dataset, with_next_action=algorithm.uses_next_actions)
+    replay = DeviceReplay(dataset, with_next_action=algorithm.uses_next_actions)  # which rows does not matter here
     return Learner(algorithm, config, algorithm.phases[0].name, replay, width=1, capture="eager").scalars_read()

@@ -21,7 +21,26 @@ SELECT = {
 }
 """The rules that pick a seed's score from its evaluations, in words."""
 METRIC = {"return": "undiscounted return", "normalized_score": "normalized score"}
-"""The metrics that a report can show, in words; normalized scores need a data set with references."""
+"""The metrics of episodes that were played, in words; normalized scores need a data set with references."""
+HELD_OUT = "held_out/"
+"""What the metrics begin with that are measured on held-out episodes, such as held_out/action_error. Less is better."""
+
+ACTION_ERROR = f"{HELD_OUT}action_error"
+"""Mean squared difference between the policy's action and the data's, per dimension of the unit box."""
+
+
+def metric_in_words(metric: str) -> str:
+    """A metric for titles and axes."""
+    return METRIC.get(metric) or f"held-out {metric.removeprefix(HELD_OUT)} (less is better)"
+
+
+def check_metric(metric: str) -> None:
+    """Raise `UsageError` for what is no metric's name."""
+    if metric not in METRIC and not (metric.startswith(HELD_OUT) and len(metric) > len(HELD_OUT)):
+        raise UsageError(
+            f"metric is one of {', '.join(METRIC)}, {ACTION_ERROR}, or {HELD_OUT}NAME for a loss of the"
+            f" algorithm, not {metric!r}"
+        )
 
 
 @dataclass(frozen=True)

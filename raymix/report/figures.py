@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from raymix.files import write_atomically
-from raymix.report import METRIC
+from raymix.report import metric_in_words
 from raymix.report.statistics import FEWEST_SEEDS
 from raymix.report.tables import natural, swept_fields, text
 
@@ -134,7 +134,7 @@ def _panel(axes: Axes, frame: pd.DataFrame, dataset: Any, series: Sequence[_Seri
             _draw_level(axes, one, rows)
     algorithms = list(dict.fromkeys(frame["algorithm"]))
     axes.set_title(f"{algorithms[0]} on {dataset}" if len(algorithms) == 1 else dataset, fontsize=8)
-    metric = METRIC[frame["metric"].iloc[0]]
+    metric = metric_in_words(frame["metric"].iloc[0])
     axes.set_ylabel(f"{metric} (best: oracle)" if frame["select"].iloc[0] == "best" else metric)
     letters = PAPER_LETTERS.get(horizontal or "", "")
     axes.set_xlabel(f"{horizontal} ({letters})" if letters else horizontal or "algorithm")

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from raymix.ledger import Row, rows
-from raymix.report import METRIC, SELECT
+from raymix.report import HELD_OUT, METRIC, SELECT, check_metric, metric_in_words
 from raymix.report.statistics import FEWEST_SEEDS, summarize
 from raymix.types import UsageError
 
@@ -45,8 +45,9 @@ def score_table(
     """One row per data set and configuration of a table from `raymix.ledger.read`.
 
     A seed's score is the mean over its evaluation episodes in the algorithm's last phase, at the step or steps that
-    `select` picks (a key of `raymix.report.SELECT`). `metric` is a key of `raymix.report.METRIC`. `phases` are those
-    of each algorithm by name; without them the last phase that the algorithm has in the ledger is taken for its last.
+    `select` picks (a key of `raymix.report.SELECT`). `metric` is a key of `raymix.report.METRIC`, or begins with
+    `raymix.report.HELD_OUT`; then the score is that metric. `phases` are those of each algorithm by name; without them
+    the last phase that the algorithm has in the ledger is taken for its last.
 
     Columns: dataset, algorithm, the swept fields (those that differ between the configurations of one algorithm);
     scores (one per seed in the order of seeds; NaN: diverged, None: not evaluated yet); mean, std, iqm, low, high (of
@@ -58,8 +59,7 @@ def score_table(
     """
     if select not in SELECT:
         raise UsageError(f"select is one of {', '.join(SELECT)}, not {select!r}")
-    if metric not in METRIC:
-        raise UsageError(f"metric is one of {', '.join(METRIC)}, not {metric!r}")
+    check_metric(metric)
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows(table):
         groups[row.config_id].append(row)
@@ -138,15 +138,16 @@ def render(frame: pd.DataFrame, planned: Collection[str] = ()) -> str:
 def _block(dataset: Any, frame: pd.DataFrame) -> str:
     fields = [name for name in swept_fields(frame) if any(value is not None for value in frame[name])]
     several = frame["algorithm"].nunique() > 1 or not fields
-    what = METRIC[frame["metric"].iloc[0]]
+    metric = frame["metric"].iloc[0]
+    what = metric_in_words(metric)
     title = f"{what} on {dataset}, {SELECT[frame['select'].iloc[0]]}"
     title = title if several else f"{frame['algorithm'].iloc[0]}: {title}"
-    widest = max(len(_score(score)) for scores in frame["scores"] for score in scores)
+    widest = max(len(_score(score, metric)) for scores in frame["scores"] for score in scores)
     columns: dict[str, list[str]] = {"algorithm": [str(name) for name in frame["algorithm"]]} if several else {}
     columns |= {field: [text(value) for value in frame[field]] for field in fields}
     per_seed = f"{'return' if what.endswith('return') else 'score'} per seed"
-    columns[per_seed] = [_scores(scores, widest) for scores in frame["scores"]]
-    columns["mean"] = [_score(mean) if math.isfinite(mean) else "-" for mean in frame["mean"]]
+    columns[per_seed] = [_scores(scores, widest, metric) for scores in frame["scores"]]
+    columns["mean"] = [_score(mean, metric) if math.isfinite(mean) else "-" for mean in frame["mean"]]
     columns["95 % interval"] = [_interval(record) for _, record in frame.iterrows()]
     columns["step"] = [f"{step:,}" for step in frame["step"]]
     columns["note"] = [_note(record) for _, record in frame.iterrows()]
@@ -164,16 +165,18 @@ def _block(dataset: Any, frame: pd.DataFrame) -> str:
     return "\n".join([title, "", shown[0], "-+-".join("-" * width for width in widths.values()), *shown[1:]])
 
 
-def _scores(scores: Sequence[float | None], widest: int) -> str:
+def _scores(scores: Sequence[float | None], widest: int, metric: str) -> str:
     """The scores of all seeds, or only their span where there are too many to read."""
     finite = [score for score in scores if score is not None and math.isfinite(score)]
     if len(scores) > _SEEDS_FIT and finite:
-        return f"{len(scores)} seeds, {min(finite):.1f} to {max(finite):.1f}"
-    return "  ".join(_score(score).rjust(widest) for score in scores)
+        return f"{len(scores)} seeds, {_score(min(finite), metric)} to {_score(max(finite), metric)}"
+    return "  ".join(_score(score, metric).rjust(widest) for score in scores)
 
 
-def _score(score: float | None) -> str:
-    return "..." if score is None else "diverged" if math.isnan(score) else f"{score:.1f}"
+def _score(score: float | None, metric: str) -> str:
+    if score is None or math.isnan(score):
+        return "..." if score is None else "diverged"
+    return f"{score:.1f}" if metric in METRIC else f"{score:.4g}"
 
 
 def _interval(record: pd.Series) -> str:
@@ -181,7 +184,7 @@ def _interval(record: pd.Series) -> str:
         # "7.0 to 7.0" would read as certainty; equal seeds only say nothing about the spread.
         return "seeds equal"
     if math.isfinite(record["low"]):
-        return f"{record['low']:.1f} to {record['high']:.1f}"
+        return f"{_score(record['low'], record['metric'])} to {_score(record['high'], record['metric'])}"
     return f"needs {FEWEST_SEEDS} seeds"
 
 
@@ -222,21 +225,28 @@ def _statistics(group: Sequence[Row], phases: Phases, select: str, metric: str) 
 
 
 def _seed(group: Sequence[Row], phase: str, select: str, metric: str) -> _Seed:
-    evaluated = [_mean_score(row, metric) for row in group if row.phase == phase and row.returns]
+    found = [_mean_score(row, metric) for row in group if row.phase == phase]
+    evaluated = [score for score in found if score is not None]
     score: float | None
     if any(row.diverged for row in group):
         score = math.nan
     elif not evaluated:
         score = None
     elif select == "best":
-        score = max(filter(math.isfinite, evaluated), default=math.nan)
+        best = min if metric.startswith(HELD_OUT) else max
+        score = best(filter(math.isfinite, evaluated), default=math.nan)
     else:
         last = evaluated[-3:] if select == "mean_last_3" else evaluated[-1:]
         score = math.fsum(last) / len(last) if all(map(math.isfinite, last)) else math.nan
     return _Seed(score, group[-1].phase, group[-1].step)
 
 
-def _mean_score(row: Row, metric: str) -> float:
+def _mean_score(row: Row, metric: str) -> float | None:
+    """None where the row has no such score."""
+    if metric.startswith(HELD_OUT):
+        return row.metrics.get(metric)
+    if not row.returns:
+        return None
     mean = sum(row.returns) / len(row.returns)
     if metric == "return":
         return mean
