@@ -56,6 +56,12 @@ class AlgorithmConfig:
     """Base of every algorithm's hyperparameters. Values are checked on construction (`UsageError`)."""
 
     steps: int = schedule(1_000_000, low=1, help="gradient steps of the last phase")
+    draw_block: int = structure(
+        1,
+        low=1,
+        help="minibatches are drawn in runs of so many consecutive transitions: faster where data is larger than"
+        " memory, and noisier, as neighbours are alike; every transition is as likely as ever",
+    )
     precision: str = structure(
         "fp32",
         choices=("fp32", "fp32_onednn", "bf16"),

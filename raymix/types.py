@@ -152,6 +152,8 @@ class Dataset:
 
     spec: Spec
     columns: Columns
+    file: str | None = None
+    """The Arrow file that the columns are mapped from, where they are: another process can map it too."""
 
 
 def return_percentiles(returns: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ from raymix.learner.capture import Program, compiler_problem
 from raymix.learner.learner import Learner
 from raymix.learner.networks import Networks
 from raymix.learner.replay import DeviceReplay, DrawnBatch
+from raymix.random import Key
 from raymix.types import Columns, Dataset, UsageError
 
 
@@ -487,3 +488,25 @@ def test_shapes_of_a_batch():
         value = getattr(batch, name)
         assert value.shape == shape and value.dtype == torch.float32
     assert batch.episodes.shape == (5,) and batch.episodes.dtype == torch.int64
+
+
+def test_minibatches_in_runs_hold_every_transition_as_often():
+    """Runs of neighbours, from the last row on to the first, and no row more likely than another."""
+    algorithm = find("bc")
+    config = small_config(algorithm, draw_block=4, batch_size=10)
+    replay = replay_for(algorithm)
+    learner = Learner(algorithm, config, "main", replay, 1, "eager")
+    rows = replay.rows.tolist()
+    counts = np.zeros(len(rows))
+    for step in range(4000):
+        drawn = learner._drawn(Key.of(0, step), 10).tolist()
+        places = [rows.index(row) for row in drawn]
+        assert len(places) == 10
+        for start in (0, 4, 8):
+            run = places[start : start + 4]
+            assert run == [(run[0] + offset) % len(rows) for offset in range(len(run))]
+        counts += np.bincount(places, minlength=len(rows))
+    # 40,000 draws over 54 rows: 741 each; runs make the spread wider than independent draws would.
+    assert counts.sum() == 40_000 and counts.min() > 600 and counts.max() < 880
+    one = learner_for(algorithm, "main", [(small_config(algorithm, draw_block=1), 3)]).run(2)
+    assert one.metrics == learner_for(algorithm, "main", [(small_config(algorithm), 3)]).run(2).metrics

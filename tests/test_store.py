@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 from pathlib import Path
@@ -11,10 +12,14 @@ os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Loopback only; Ray read
 import numpy as np
 import pytest
 import ray
+from helpers import small_config, tiny_dataset
 
-from raymix.data import toy
+from raymix.algorithms.base import find
+from raymix.data import library, toy
 from raymix.data.columns import make_dataset
+from raymix.data.guard import guard
 from raymix.data.store import ReplayStore
+from raymix.packing.local import LocalPack
 from raymix.types import Columns, Dataset, UsageError
 
 STORE_BYTES = 200 * 2**20
@@ -131,6 +136,41 @@ def test_a_data_set_that_does_not_fit_is_refused_before_the_put(store: ReplaySto
     assert store.names() == []
     store.add(toy.chain())
     assert store.names() == ["toy/chain-v0"]
+
+
+def test_what_does_not_fit_is_read_from_its_file(
+    store: ReplayStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMIX_DATASETS_PATH", str(tmp_path))
+    library.save(big("own/too-big", 100))
+    mapped = dataclasses.replace(library.load("own/too-big"))
+    named = dataclasses.replace(mapped, spec=dataclasses.replace(mapped.spec, name="own/other-name"))
+    store.add(named)
+
+    @ray.remote(num_cpus=0)
+    def read(name: str) -> tuple[str, bool, float, str]:
+        dataset = ReplayStore.connect("store-under-test").get(name)
+        columns = dataset.columns
+        return dataset.spec.name, columns.observations.flags.writeable, float(columns.rewards[0]), columns.digest()
+
+    assert ray.get(read.remote("own/other-name")) == ("own/other-name", False, 1.0, mapped.spec.hash)
+    assert ray.get(store._actor.held.remote())[1] == 0
+
+
+def test_a_write_to_shared_columns_is_found_and_named(store: ReplayStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that changes its batch is harmless, one that changes the replay's tensors is not."""
+    monkeypatch.setenv("RAYMIX_DEBUG", "1")
+    store.add(tiny_dataset())
+    dataset = store.get("tests/tiny-v0")
+    config = small_config(find("bc"))
+    pack = LocalPack("bc", config, [0], dataset, 2, capture="eager")
+    pack.advance()
+    pack.learner.replay.rewards[3] += 1.0  # the memory that every process on the node reads
+    with pytest.raises(RuntimeError, match=r"column rewards of data set tests/tiny-v0 was written to in place during"):
+        pack.advance()
+    pack.learner.replay.rewards[3] -= 1.0
+    monkeypatch.setenv("RAYMIX_DEBUG", "0")
+    assert guard(dataset) is None
 
 
 def test_unknown_names_are_refused(store: ReplayStore):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -103,7 +104,7 @@ def load_file(path: Path) -> Dataset:
     """
     try:
         with pa.memory_map(str(path)) as file:
-            return from_table(pa.ipc.open_file(file).read_all())
+            return replace(from_table(pa.ipc.open_file(file).read_all()), file=str(path))
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise UsageError(
             f"{path} is no whole data set of raymix ({' '.join(str(error).split())}); import or collect it again"

@@ -7,11 +7,14 @@ The driver makes the store and keeps it: the actor is not detached, so it and it
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray
 
+from raymix.data import library
 from raymix.data.table import from_table, to_table
 from raymix.types import Dataset, Spec, UsageError
 
@@ -23,22 +26,23 @@ class _StoreActor:
     """Owns the tables: what a process puts into the object store lives as long as that process."""
 
     def __init__(self) -> None:
-        self._references: dict[str, ray.ObjectRef] = {}
+        self._places: dict[str, ray.ObjectRef | str] = {}
+        """Where the tables are: in the object store, or the file that holds one."""
         self._specs: dict[str, Spec] = {}
         self._bytes: dict[str, int] = {}
 
-    def put(self, spec: Spec, table: pa.Table) -> None:
+    def put(self, spec: Spec, table: pa.Table | str) -> None:
         # Two processes may add the same data set at once; the second copy is dropped here.
         if spec.name not in self._specs:
-            self._references[spec.name] = ray.put(table)
+            self._places[spec.name] = table if isinstance(table, str) else ray.put(table)
             self._specs[spec.name] = spec
-            self._bytes[spec.name] = table.nbytes
+            self._bytes[spec.name] = 0 if isinstance(table, str) else table.nbytes
 
     def spec(self, name: str) -> Spec | None:
         return self._specs.get(name)
 
-    def reference(self, name: str) -> ray.ObjectRef | None:
-        return self._references.get(name)
+    def place(self, name: str) -> ray.ObjectRef | str | None:
+        return self._places.get(name)
 
     def names(self) -> list[str]:
         return sorted(self._specs)
@@ -97,7 +101,9 @@ class ReplayStore:
     def add(self, dataset: Dataset) -> Spec:
         """Put a data set into the store; adding the same one again changes nothing.
 
-        While it is handed over there are two copies, so the store needs room for both.
+        While it is handed over there are two copies, so the store needs room for both. One that does not fit is shared
+        by its file, where it has one and Ray runs on this machine only: every process maps it, and the system keeps in
+        memory what is used.
 
         Raises:
             UsageError: not enough room in the object store, or other contents under the same name.
@@ -112,8 +118,13 @@ class ReplayStore:
                 )
             return present
         table = to_table(dataset)
-        self._require_room(spec.name, 2 * table.nbytes)
-        ray.get(self._actor.put.remote(spec, table))
+        problem = self._no_room(spec.name, 2 * table.nbytes)
+        if problem is None:
+            ray.get(self._actor.put.remote(spec, table))
+        elif dataset.file is not None and sum(node["Alive"] for node in ray.nodes()) == 1:
+            ray.get(self._actor.put.remote(spec, dataset.file))
+        else:
+            raise UsageError(problem)
         return spec
 
     def get(self, dataset_name: str) -> Dataset:
@@ -122,12 +133,14 @@ class ReplayStore:
         Raises:
             UsageError: the store does not hold it.
         """
-        reference = ray.get(self._actor.reference.remote(dataset_name))
-        if reference is None:
+        place = ray.get(self._actor.place.remote(dataset_name))
+        if place is None:
             raise UsageError(
                 f"The replay store {self.name!r} holds no data set {dataset_name!r}, only {self.names()}; add it first."
             )
-        return from_table(ray.get(reference))
+        if isinstance(place, str):
+            return replace(library.load_file(Path(place)), spec=self.spec(dataset_name))
+        return from_table(ray.get(place))
 
     def spec(self, dataset_name: str) -> Spec:
         """The facts of a data set that the store holds; `UsageError` where it does not."""
@@ -140,7 +153,8 @@ class ReplayStore:
         """Names of the data sets held, sorted."""
         return ray.get(self._actor.names.remote())
 
-    def _require_room(self, dataset_name: str, needed: int) -> None:
+    def _no_room(self, dataset_name: str, needed: int) -> str | None:
+        """What to do where the object store has not so many bytes left; None where it has."""
         node, held = ray.get(self._actor.held.remote())
         totals = {entry["NodeID"]: entry["Resources"]["object_store_memory"] for entry in ray.nodes() if entry["Alive"]}
         total, used = totals[node], float(held)
@@ -149,12 +163,14 @@ class ReplayStore:
             # the entry out when nothing is left.
             used = max(used, total - ray.available_resources().get("object_store_memory", 0.0))
         free = int(MAX_FILL * total - used)
-        if needed > free:
-            raise UsageError(
-                f"Data set {dataset_name} needs {needed / 2**20:.0f} MiB of the Ray object store while it is added, but"
-                f" {max(free, 0) / 2**20:.0f} of {total / 2**20:.0f} MiB are free for it; start Ray with"
-                f" object_store_memory={int((used + needed) / MAX_FILL) + 1} or more."
-            )
+        if needed <= free:
+            return None
+        return (
+            f"Data set {dataset_name} needs {needed / 2**20:.0f} MiB of the Ray object store while it is added, but"
+            f" {max(free, 0) / 2**20:.0f} of {total / 2**20:.0f} MiB are free for it; start Ray with"
+            f" object_store_memory={int((used + needed) / MAX_FILL) + 1} or more, or, on one machine, import it with"
+            " `raymix data import` to have it read from its file."
+        )
 
 
 def _require_ray() -> None:

@@ -241,6 +241,18 @@ class Learner:
             total.index_fill_(0, index, 0.0)
             self._counts[name][list(seats)] = 0
 
+    def _drawn(self, key: Key, size: int) -> Tensor:
+        """(size,) rows that start a transition: uniform, in runs of `draw_block` neighbours (whole runs but the last).
+
+        Runs go on from the last row to the first, so that every row is as likely.
+        """
+        rows, block = self.replay.rows, self._structure["draw_block"]
+        if block == 1:
+            return rows[key.integers(len(rows), size)]
+        starts = key.integers(len(rows), -(-size // block))
+        places = (starts[:, None] + torch.arange(block, device=self.device)) % len(rows)
+        return rows[places.reshape(-1)[:size]]
+
     # Held-out data
 
     @torch.no_grad()
@@ -369,7 +381,7 @@ class Learner:
             key = Key(starts[index], self.dtype)
             # The first draw of an update chooses its rows; a borrower repeats that of its lender.
             rows_key = key if lender == index else Key(starts[lender], self.dtype)
-            rows = self.replay.rows[rows_key.integers(len(self.replay.rows), batch_size)]
+            rows = self._drawn(rows_key, batch_size)
             config = LiftedConfig(self._structure, scalars)
             nets = Networks(self._modules, parameters, targets)
             return loss_function(nets, DrawnBatch(self.replay, rows), config, key)

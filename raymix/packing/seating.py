@@ -19,6 +19,7 @@ import torch
 from raymix.algorithms import base
 from raymix.checkpoint import Checkpoint
 from raymix.config import AlgorithmConfig
+from raymix.data.guard import guard
 from raymix.evaluation.weights import PolicyWeights
 from raymix.learner.learner import Learner
 from raymix.learner.replay import DeviceReplay
@@ -99,6 +100,7 @@ class Seating:
         self._replay = DeviceReplay(
             dataset, device, with_next_action=self.algorithm.uses_next_actions, held_out=held_out
         )
+        self._guard = guard(dataset)
         self._programs: dict[int, _Program] = {}
         self._handing_out = threading.Lock()
         self._reports: dict[str, Boundary] = {}
@@ -259,6 +261,8 @@ class Seating:
         # Waits for the device.
         metrics = iter(learner.take_metrics([seat for group in arrived for seat in group.seats]))
         seconds = time.perf_counter() - started
+        if self._guard is not None:
+            self._guard.check(f"phase {learner.phase.name} of {self.name}")
         members = sum(len(group.seeds) for group in seated)
         for group in seated:
             group.step += steps
