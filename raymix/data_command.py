@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import warnings
+from pathlib import Path
 from typing import Any
+
+from raymix.types import UsageError
 
 
 def add_to(commands: Any) -> None:
@@ -23,6 +28,7 @@ def add_to(commands: Any) -> None:
     command.add_argument("name", help="a short name, a Minari id, or a mixture such as 'a + b'")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=info)
+    _add_files_to(data)
 
 
 def list_known(options: argparse.Namespace) -> None:
@@ -52,3 +58,177 @@ def info(options: argparse.Namespace) -> None:
         if isinstance(value, list):
             value = " ".join(f"{part:.4g}" if isinstance(part, float) else str(part) for part in value)
         print(f"{name:18} {value}")
+
+
+_IMPORT = """\
+Import files as one data set, which is then known by its name. D4RL's HDF5 files are read as D4RL's qlearning_dataset
+reads them; the name of the file tells the task (hopper-medium-v2.hdf5 is played in Hopper-v5). Logs of your own are
+Parquet, Arrow IPC or .npz, with one row per transition in the order of time and these columns:
+
+  observations       numbers, seen before acting: lists of one length, an array (N, S), or columns observations.NAME
+  actions            numbers, likewise
+  rewards            numbers; or give --rewards
+  terminals          true where the task ended for good (a time limit is no such end); none if there is no column
+  timeouts           optional: true where an episode was cut by a limit
+  episode            optional: a number or a text; an episode ends where it changes
+  source             optional: a number or a text, who acted in the episode
+  next_observations  optional: numbers, seen after acting
+
+One of terminals, timeouts and episode must be there. Without next_observations, the last row of an episode that no
+terminal ends gives the last observation and is no transition.
+"""
+_IMPORT_EXAMPLES = """
+examples:
+  raymix data import hopper-medium-v2.hdf5
+  raymix data import hopper-medium-v2.hdf5 --env Hopper-v4 --name hopper/medium
+  raymix data import day1.parquet day2.parquet --name arm/pick --env none --rewards terminal \\
+      --column observations=joints,gripper --column episode=run --action-low -1 --action-high 1
+"""
+
+
+def _add_files_to(data: Any) -> None:
+    """Add `import`, `export` and `check`."""
+    command = data.add_parser(
+        "import",
+        help="import files: D4RL's HDF5, or logs in Parquet, Arrow IPC or .npz",
+        description=_IMPORT,
+        epilog=_IMPORT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("file", nargs="+", help="one or more, in order; an episode ends where a file does")
+    command.add_argument("--name", help="of the data set; default: the first file's name without its ending")
+    command.add_argument("--replace", action="store_true", help="replace a data set of that name")
+    _add_reading_options(command)
+    command.add_argument("--json", action="store_true", help="print the data set's facts as JSON")
+    command.set_defaults(run=import_files)
+
+    command = data.add_parser(
+        "export",
+        help="write a data set as a Minari data set",
+        description="Write a data set as a local Minari data set, with its sources, environment and references.",
+    )
+    command.add_argument("name", help="a data set, such as one that was imported")
+    command.add_argument("--minari", required=True, metavar="ID", help="Minari id to write, such as arm/pick-v0")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=export)
+
+    command = data.add_parser(
+        "check",
+        help="every problem of a file or a data set, with its place; exits with 1 if there are any",
+        description="Show every problem of a file or a data set with file, column and first row. Exits with 0 when it"
+        " is clean, with 1 when it is not. Notes, such as constant columns, are no problems.",
+    )
+    command.add_argument("name", help="a file to import, or the name of an imported data set")
+    _add_reading_options(command)
+    command.add_argument("--json", action="store_true", help="print JSON: problems and notes")
+    command.set_defaults(run=check)
+
+
+def _add_reading_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--env",
+        metavar="ID",
+        help="Gymnasium id to evaluate in, or none; default: what a D4RL file's name tells, else none",
+    )
+    bound = "one number, or one per dimension; default: the environment's, else the data's own range"
+    command.add_argument("--action-low", type=float, nargs="+", default=(), metavar="X", help=bound)
+    command.add_argument("--action-high", type=float, nargs="+", default=(), metavar="X", help="likewise")
+    command.add_argument("--time-limit", type=int, metavar="N", help="steps after which the task is cut")
+    command.add_argument(
+        "--terminals-at-limit",
+        choices=("terminals", "timeouts"),
+        help="what terminals at the time limit are: real ends, or cuts by the limit; default: they are refused",
+    )
+    command.add_argument(
+        "--rewards",
+        choices=("zero", "terminal"),
+        help="instead of the log's own: 0 everywhere, or 1 at terminals and 0 elsewhere (for demonstrations)",
+    )
+    command.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="NAME=FILE'S,...",
+        help="which of a log's columns make up NAME, such as observations=joints,gripper; may be repeated",
+    )
+    command.add_argument("--ignore-extra", action="store_true", help="leave out columns of other names")
+
+
+def _reading_options(options: argparse.Namespace) -> Any:
+    from raymix.data import files
+
+    return files.Options(
+        environment=options.env,
+        action_low=options.action_low,
+        action_high=options.action_high,
+        time_limit=options.time_limit,
+        terminals_at_limit=options.terminals_at_limit,
+        rewards=options.rewards,
+        columns=files.parse_columns(options.column),
+        ignore_extra=options.ignore_extra,
+    )
+
+
+def import_files(options: argparse.Namespace) -> None:
+    """`raymix data import FILE...`."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from raymix.data import files, library
+
+    reading = _reading_options(options)
+    name = options.name or files.default_name(options.file[0])
+    library.path_of(name)
+    if library.holds(name) and not options.replace:
+        raise UsageError(f"the library holds a data set {name} already; give another --name, or --replace it")
+    with (
+        Progress(console=Console(stderr=True), transient=True, disable=options.json) as bar,
+        warnings.catch_warnings(record=True) as notes,
+    ):
+        warnings.simplefilter("always")
+        task = bar.add_task(f"reading {name}", total=None)
+        dataset = files.read(
+            options.file, name, reading, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+        path = library.save(dataset)
+    for note in notes:
+        print(f"note: {note.message}", file=sys.stderr)
+    spec = dataset.spec
+    if options.json:
+        print(json.dumps({**spec.to_dict(), "path": str(path)}))
+        return
+    print(f"{spec.name}: {spec.num_transitions:,} transitions in {spec.num_episodes:,} episodes, in {path}")
+
+
+def export(options: argparse.Namespace) -> None:
+    """`raymix data export NAME --minari ID`."""
+    from raymix.data.export import to_minari
+    from raymix.run_folder import load_dataset
+
+    folder = to_minari(load_dataset(options.name, quiet=options.json), options.minari)
+    print(json.dumps({"id": options.minari, "path": str(folder)}) if options.json else f"{options.minari}, in {folder}")
+
+
+def check(options: argparse.Namespace) -> None:
+    """`raymix data check FILE_OR_NAME`."""
+    import dataclasses
+
+    from raymix.data import files, library
+    from raymix.data.check import find_in_dataset
+
+    if Path(options.name).is_file() or not library.holds(options.name):
+        found = files.check_file(options.name, _reading_options(options))
+    else:
+        found = find_in_dataset(library.load(options.name))
+    if options.json:
+        rows = {kind: [dataclasses.asdict(each) for each in getattr(found, kind)] for kind in ("problems", "notes")}
+        print(json.dumps(rows))
+    else:
+        for problem in found.problems:
+            print(problem)
+        for note in found.notes:
+            print(f"note: {note}")
+        if not found.problems:
+            print(f"{options.name}: no problems")
+    if found.problems:
+        sys.exit(1)

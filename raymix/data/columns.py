@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -145,6 +147,116 @@ def _numbers(index: int, column: str, values: object) -> np.ndarray:
     return array
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A log as it was written: one row per transition, in the order of time.
+
+    The wide columns may be anything that gives NumPy arrays by `column[start:stop]`, such as an `h5py.Dataset`: they
+    are read a block at a time and never as a whole.
+    """
+
+    observations: Any
+    """(N, S) numbers: what was seen before acting."""
+    actions: Any
+    """(N, A) numbers."""
+    rewards: np.ndarray
+    """(N,)."""
+    terminals: np.ndarray
+    """(N,) bool: the environment ended after this row's action."""
+    timeouts: np.ndarray
+    """(N,) bool: the episode was cut at this row. A row that has both flags is a terminal."""
+    source: np.ndarray | None = None
+    """(N,) whole numbers: which behaviour policy acted; None for one."""
+    next_observations: Any | None = None
+    """(N, S) numbers: what was seen after acting; None where only the next row tells."""
+
+
+def from_rows(rows: Rows, progress: Callable[[int, int], None] | None = None) -> Columns:
+    """Lay a log out as flat columns, in float32.
+
+    With `next_observations` every row is a transition, and an episode also ends where the next row does not begin
+    with what was seen last. Without them, the row at which an episode is cut, and the last row of the log, have no
+    next observation: they are no transitions, and their observation is the last one of their episode. A terminal row
+    is a transition even so, as nothing may read what follows it; its own observation stands there again.
+
+    Args:
+        rows: of equal lengths; numbers are not yet searched for NaN.
+        progress: called with (rows done, rows in all).
+
+    Returns:
+        Columns of at most twice as many rows; an episode without a transition is left out.
+
+    Raises:
+        UsageError: not one transition.
+    """
+    number = len(rows.rewards)
+    ends = rows.terminals | rows.timeouts
+    ends[-1:] = True
+    if rows.next_observations is None:
+        # How many rows of the columns a row of the log becomes.
+        copies = np.where(rows.terminals, np.int8(2), np.int8(1))
+        copies[np.append(True, ends[:-1])[:number] & ends & ~rows.terminals] = 0
+    else:
+        breaks = _breaks(rows) & ~ends
+        if breaks.any() and rows.timeouts.any():
+            warnings.warn(
+                f"{np.count_nonzero(breaks)} rows that no timeout marks have next_observations that differ from the"
+                f" next row's observations, row {breaks.argmax()} first; an episode is cut at each.",
+                stacklevel=2,
+            )
+        ends |= breaks
+        copies = np.where(ends, np.int8(2), np.int8(1))
+    ends &= copies > 0
+    starts = np.append(0, np.cumsum(copies, dtype=np.int64))
+    if starts[-1] == 0:
+        raise UsageError("The log holds no transition; give episodes of at least two rows, or next_observations.")
+    last = starts[1:][ends] - 1
+    observations = np.empty((starts[-1], rows.observations.shape[1]), dtype=np.float32)
+    actions = np.empty((starts[-1], rows.actions.shape[1]), dtype=np.float32)
+    for start in range(0, number, _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        target = slice(starts[start], starts[min(block.stop, number)])
+        with np.errstate(over="ignore"):  # What overflows float32 becomes infinite, and is then refused by name.
+            observations[target] = np.repeat(rows.observations[block], copies[block], axis=0)
+            actions[target] = np.repeat(rows.actions[block], copies[block], axis=0)
+            if rows.next_observations is not None:
+                ending = ends[block]
+                observations[starts[1:][block][ending] - 1] = rows.next_observations[block][ending]
+        if progress is not None:
+            progress(min(block.stop, number), number)
+    with np.errstate(over="ignore"):
+        rewards = np.repeat(rows.rewards.astype(np.float32), copies)
+    terminals = np.repeat(rows.terminals, copies)
+    for column in (actions, rewards, terminals):
+        column[last] = 0
+    timeouts = np.zeros(len(terminals), dtype=bool)
+    timeouts[last - 1] = ~terminals[last - 1]
+    source = np.zeros(number, dtype=np.int16) if rows.source is None else rows.source.astype(np.int16)
+    return Columns(
+        observations=observations,
+        actions=actions,
+        rewards=rewards,
+        terminals=terminals,
+        timeouts=timeouts,
+        episode=np.repeat(np.append(0, np.cumsum(ends[:-1])).astype(np.int32), copies),
+        source=np.repeat(source, copies),
+    )
+
+
+def _breaks(rows: Rows) -> np.ndarray:
+    """(N,) bool: where the next row begins with another observation than the one that was seen last."""
+    number = len(rows.rewards)
+    breaks = np.zeros(number, dtype=bool)
+    assert rows.next_observations is not None
+    for start in range(0, number - 1, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, number - 1)
+        with np.errstate(over="ignore"):
+            after = rows.next_observations[start:stop].astype(np.float32)
+            here = rows.observations[start + 1 : stop + 1].astype(np.float32)
+        breaks[start:stop] = (after != here).any(axis=1)
+    return breaks
+
+
 def make_dataset(
     columns: Columns,
     name: str,
@@ -230,7 +342,7 @@ def _check_layout(columns: Columns, name: str, num_sources: int) -> None:
                 f" it must be {np.dtype(dtype)} of shape {shape}."
             )
     steps = np.diff(columns.episode)
-    if columns.episode[0] != 0 or not np.isin(steps, (0, 1)).all():
+    if columns.episode[0] != 0 or not ((steps == 0) | (steps == 1)).all():
         raise UsageError(f"Column episode of data set {name} is not 0, 0, ..., 1, 1, ... in order; number it so.")
     lengths = np.bincount(columns.episode) - 1
     if lengths.min() == 0:
@@ -286,6 +398,8 @@ def _check_bounds(
 
 
 def _clip_actions(columns: Columns, name: str, low: np.ndarray, high: np.ndarray) -> Columns:
+    if (columns.actions.min(axis=0) >= low).all() and (columns.actions.max(axis=0) <= high).all():
+        return columns
     outside = np.maximum(low - columns.actions, columns.actions - high)
     worst = np.flatnonzero((outside > BOX_TOLERANCE * np.maximum(1.0, high - low)).any(axis=1))
     # The padding row's zeros are no actions and need not lie in the box.

@@ -217,7 +217,7 @@ def _build(task: Task, episodes_per_goal: int, workspace: Path, workers: int | N
         task, episodes_per_goal, workers=workers, progress=progress
     )
     with tempfile.TemporaryDirectory(prefix=prefix, dir=workspace) as temporary:
-        with _minari_root(Path(temporary)):
+        with minari_root(Path(temporary)):
             _write(task, name, episodes, seeds, reference_min, reference_max)
         target = local_minari.root() / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -273,7 +273,7 @@ def _write(
 
 
 @contextlib.contextmanager
-def _minari_root(path: Path) -> Iterator[None]:
+def minari_root(path: Path) -> Iterator[None]:
     """Minari takes its root from the environment only."""
     with _environment_variable("MINARI_DATASETS_PATH", str(path)):
         yield

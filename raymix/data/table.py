@@ -31,6 +31,11 @@ def to_table(dataset: Dataset) -> pa.Table:
     return pa.table(arrays).replace_schema_metadata({_SPEC_KEY: json.dumps(dataset.spec.to_dict())})
 
 
+def is_dataset(schema: pa.Schema) -> bool:
+    """Whether a table of this schema was made by `to_table`."""
+    return _SPEC_KEY in (schema.metadata or {})
+
+
 def from_table(table: pa.Table) -> Dataset:
     """The inverse of `to_table`; the columns are read-only views on the table's memory."""
     columns = {}
