@@ -363,7 +363,7 @@ def test_every_field_matters(name, field, references):
         if offered is None:
             pytest.skip("this CPU multiplies in one way only")
         # Products of narrow networks are left to the default library.
-        wide = {f.name: (64, 64) for f in dataclasses.fields(algorithm.Config) if isinstance(f.default, tuple)}
+        wide = {f.name: (256, 256) for f in dataclasses.fields(algorithm.Config) if isinstance(f.default, tuple)}
         one, other = (small_config(algorithm, **wide, precision=value) for value in ("fp32", offered))
         assert not identical(trained(algorithm, one), trained(algorithm, other))
         return

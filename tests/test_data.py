@@ -27,8 +27,9 @@ from raymix.data import minari as local_minari
 from raymix.data.columns import Episode, from_episodes, make_dataset
 from raymix.data.table import from_table, to_table
 from raymix.envs import flatten
+from raymix.envs.build import build_environment
 from raymix.envs.fetch import GOAL_REWARDS
-from raymix.evaluation.rollout import build_environment, check_environment
+from raymix.evaluation.rollout import check_environment
 from raymix.types import Columns, Dataset, UsageError
 
 SMALL = 2

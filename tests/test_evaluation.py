@@ -17,9 +17,10 @@ from helpers import OBSERVATION_DIM, learner_for, small_config
 from raymix import run_folder
 from raymix.algorithms import base
 from raymix.data import toy
+from raymix.envs.build import build_environment
 from raymix.evaluation import rollout
 from raymix.evaluation.policy import Policies, Policy
-from raymix.evaluation.rollout import Evaluation, build_environment, check_environment, evaluate, evaluate_together
+from raymix.evaluation.rollout import Evaluation, check_environment, evaluate, evaluate_together
 from raymix.evaluation.weights import PolicyWeights
 from raymix.packing.local import LocalPack
 from raymix.types import Spec, UsageError

@@ -257,7 +257,9 @@ def test_names_of_d4rl(name: str, environment: str, references: tuple[float, flo
     task = d4rl_names.find(name)
     assert task is not None
     assert (task.reference_min, task.reference_max) == references
-    assert json.loads(task.specification()) == {"id": environment, "kwargs": {}, "max_episode_steps": limit}
+    assert {"id": environment, "kwargs": {}, "max_episode_steps": limit}.items() <= json.loads(
+        task.specification()
+    ).items()
 
 
 @pytest.mark.parametrize("name", ["hopper", "my-hopper-medium-v2", "antelope-medium-v2", "kitchen-mixed-v0", ""])
@@ -267,13 +269,11 @@ def test_other_names_have_no_environment(name: str):
 
 def test_every_environment_of_the_table_has_the_shapes_of_the_data():
     """Catches a wrong id, a wrong number, and parts of a Dict that do not make up the data's observation."""
-    from raymix.evaluation.rollout import build_environment
+    from raymix.envs.build import build_environment
 
     for task in d4rl_names.TASKS:
         environment = build_environment(task.specification())
-        space = environment.observation_space
-        parts = [space[key] for key in task.observation_keys] or [space]  # type: ignore[index]
-        assert sum(part.shape[0] for part in parts) == task.observation_dim, task.environment
+        assert environment.observation_space.shape == (task.observation_dim,), task.environment
         assert environment.action_space.shape == (task.action_dim,)
         assert np.array_equal(environment.action_space.low, -np.ones(task.action_dim))  # type: ignore[attr-defined]
         assert np.array_equal(environment.action_space.high, np.ones(task.action_dim))  # type: ignore[attr-defined]

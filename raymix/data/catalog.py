@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raymix.data import fetch, library, minari, mixture, toy
+from raymix.data import fetch, files, library, minari, mixture, toy
 from raymix.data.recipe import Options, Recipe, parse
 from raymix.types import Dataset, Spec, UsageError
 
@@ -31,7 +31,6 @@ _TOYS: dict[str, Callable[[], Dataset]] = {
 }
 _SMALL_EPISODES_PER_GOAL = 8
 _MINARI_ID = re.compile(r"(?:[\w-]+/)*[\w-]+-v\d+")
-_FILES = (".arrow",)
 _HETEROGENEOUS = re.compile(r"(?P<task>.+)/heterogeneous-(?P<sources>[1-9]\d?)")
 """`hopper/heterogeneous-3`: the first three of the data sets `hopper/source-<i>`."""
 _POOLS = {
@@ -69,7 +68,7 @@ def _canonical(name: str) -> str:
     for toy_name in _TOYS:
         if name in (toy_name, _short_name(toy_name)):
             return toy_name
-    if Path(name).suffix in _FILES:
+    if files.is_file(name):
         return str(Path(name).expanduser().absolute())
     if library.holds(name) or name in _POOLS or _HETEROGENEOUS.fullmatch(name) or _MINARI_ID.fullmatch(name):
         return name
@@ -77,7 +76,7 @@ def _canonical(name: str) -> str:
         return name
     raise UsageError(
         f"There is no data set {name!r}{_near(name)}; give a short name, a name of `raymix data list`, a Minari id such"
-        f" as mujoco/hopper/medium-v0, a file ({', '.join(_FILES)}), or a mixture such as 'a + b'."
+        f" as mujoco/hopper/medium-v0, a file ({', '.join(files.SUFFIXES)}), or a mixture such as 'a + b'."
     )
 
 
@@ -219,7 +218,7 @@ def _load_own(name: str, progress: fetch.Progress | None) -> Dataset:
     if not library.holds(name) and (match := _HETEROGENEOUS.fullmatch(name)):
         return _heterogeneous(name, match["task"], int(match["sources"]))
     if Path(name).is_absolute():
-        return library.load_file(Path(name))
+        return files.read([name], name)
     if not library.holds(name):
         raise UsageError(
             f"The data set {name!r} is not in the library {library.root()}{_near(name)}; make it with `raymix data"

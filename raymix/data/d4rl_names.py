@@ -30,8 +30,9 @@ class Task:
     caveat: str
     """How scores in `{environment}` differ from D4RL's, in one sentence."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    observation_keys: tuple[str, ...] = ()
-    """Which parts of the environment's Dict observation make up the data's, in this order; empty for a Box."""
+    observations: str | None = None
+    """The rule by which the environment's dictionaries are the data's vectors (`raymix.envs.flatten`); None where it
+    has vectors."""
 
     def specification(self, environment: str | None = None) -> str:
         """The environment as a Gymnasium `EnvSpec` in JSON; `environment` names another version of it."""
@@ -40,7 +41,7 @@ class Task:
             "kwargs": self.kwargs if environment in (None, self.environment) else {},
             "max_episode_steps": self.max_episode_steps,
         }
-        return json.dumps(values)
+        return json.dumps({**values, **({"observations": self.observations} if self.observations else {})})
 
     def same_task(self, environment: str) -> bool:
         """Whether a Gymnasium id names this task's environment in some version."""
@@ -84,7 +85,7 @@ def _point_maze(
             2,
             *references,
             _OTHER_GOAL,
-            observation_keys=("observation",),
+            observations="observation",
         )
         for pattern, suffix, references in (("(-sparse)?", "", sparse), ("-dense", "Dense", dense))
     ]
@@ -101,7 +102,7 @@ def _ant_maze(pattern: str, title: str, steps: int) -> Task:
         0.0,
         1.0,
         _OTHER_GOAL,
-        observation_keys=("achieved_goal", "observation"),
+        observations="no-goal",
     )
 
 

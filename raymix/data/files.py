@@ -245,7 +245,7 @@ def _setting(path: Path, options: Options) -> _Setting:
         limit = limit or task.max_episode_steps
         low, high = (np.array([-1.0]) if low is None else low), (np.array([1.0]) if high is None else high)
     elif wanted not in (None, "none"):
-        from raymix.evaluation.rollout import build_environment  # It loads torch.
+        from raymix.envs.build import build_environment  # Gymnasium takes a while to import.
 
         built = build_environment(json.dumps({"id": wanted}))
         assert built.spec is not None

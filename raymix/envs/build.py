@@ -1,0 +1,82 @@
+"""Environments from the descriptions that data sets carry."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+from typing import Any
+
+import gymnasium
+
+import raymix.envs  # noqa: F401  (registers raymix's environments)
+from raymix.envs.flatten import Flattened
+from raymix.types import UsageError
+
+
+def build_environment(description: str) -> gymnasium.Env:
+    """The environment of a Gymnasium `EnvSpec` in JSON, made by its registered id only.
+
+    The description comes with a data set, from anywhere, and its `entry_point` could name any code. So only `id`,
+    `kwargs` (plain data, for the registered maker) and `max_episode_steps` are read from it (the registered time limit
+    holds where it has none), and raymix's own `observations`: the rule that makes vectors of dictionaries.
+    `render_mode` is left out, as nobody looks. `additional_wrappers` are refused: they name code too, and without them
+    the task would be another one.
+
+    Raises:
+        UsageError: not such a description, an id that nothing registers, wrappers, or a maker that fails.
+    """
+    name, kwargs, limit, rule = _parse(description)
+    if name not in gymnasium.registry:
+        # gymnasium-robotics prints a notice about the unrelated Adroit environments to stderr when imported.
+        with contextlib.redirect_stderr(io.StringIO()):
+            import gymnasium_robotics  # noqa: F401  (registers its environments)
+    if name not in gymnasium.registry:
+        raise UsageError(
+            f"the environment {name!r} is not registered; raymix plays those of Gymnasium, of gymnasium-robotics and of"
+            " raymix/envs/__init__.py: import the package that registers it there"
+        )
+    registered = copy.deepcopy(gymnasium.registry[name])
+    registered.kwargs.update({key: value for key, value in kwargs.items() if key != "render_mode"})
+    registered.max_episode_steps = limit or registered.max_episode_steps
+    try:
+        environment = gymnasium.make(registered)
+        return environment if rule is None else Flattened(environment, rule)
+    except UsageError:
+        raise
+    except Exception as error:  # Whatever a third party's constructor raises: a missing package, an unknown keyword.
+        raise UsageError(
+            f"the environment {name!r} cannot be built with {kwargs} ({_one_line(error)}); install what it needs, or"
+            " choose another data set"
+        ) from error
+
+
+def _parse(description: str) -> tuple[str, dict[str, Any], int | None, str | None]:
+    """The id, the keywords, the time limit, and the rule for observations that are dictionaries."""
+    try:
+        values = json.loads(description)
+        name, kwargs, limit = values["id"], values.get("kwargs") or {}, values.get("max_episode_steps")
+        rule = values.get("observations")
+        wrappers = [wrapper["name"] for wrapper in values.get("additional_wrappers") or []]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"the data set's environment is no Gymnasium EnvSpec in JSON ({_one_line(error)}); mend its metadata, or"
+            " choose another data set"
+        ) from error
+    whole = limit is None or (isinstance(limit, int) and limit > 0)
+    if not (isinstance(name, str) and isinstance(kwargs, dict) and whole and isinstance(rule, str | None)):
+        raise UsageError(
+            f"the data set's environment has the id {name!r}, kwargs {kwargs!r} and max_episode_steps {limit!r}, which"
+            " must be a text, an object and a positive number or null; mend its metadata, or choose another data set"
+        )
+    if wrappers:
+        raise UsageError(
+            f"the data set's environment {name!r} is wrapped in {', '.join(map(str, wrappers))}, which raymix does not"
+            " build; choose another data set, or empty additional_wrappers in its metadata if scores without them count"
+        )
+    return name, kwargs, limit, rule
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
