@@ -5,6 +5,9 @@ Importing this module imports no torch, and neither does a trial's process: pack
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +77,11 @@ class Member(tune.Trainable):
             if is_over(self.job, self._start):  # all rows are in the ledger, there is nothing to add
                 return {"done": True, "progress": 1.0}
             self._seat = self._sit_down()
-        boundary, self._untold = self._untold or self._seat.take(), None
-        rows = record(self.job, self._ledger, self._spec, boundary, self._evaluate(boundary))
+        with self._timed("training"):
+            boundary, self._untold = self._untold or self._seat.take(), None
+        with self._timed("evaluation"):
+            evaluations = self._evaluate(boundary)
+        rows = record(self.job, self._ledger, self._spec, boundary, evaluations)
         self._reported = checkpoint_of(self.job, boundary)
         if self._first:
             self._notices += capture_notices(self.job, boundary, self._start)
@@ -87,6 +93,7 @@ class Member(tune.Trainable):
             "progress": boundary.progress,
             "restored": progress_of(self.job, self._start),
             "done": boundary.over,
+            **self._seconds(),
         }
         return {**told, "notices": notices} if notices else told
 
@@ -111,7 +118,22 @@ class Member(tune.Trainable):
     def cleanup(self) -> None:
         self._give_up_seat()
 
+    @contextlib.contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._spent[what] += time.perf_counter() - started
+
+    def _seconds(self) -> dict[str, float]:
+        """Wall-clock since it took its seats: waiting for training and for evaluation, and all else.
+
+        A pack trains on during all else, so it costs time only where a report waits for its trial.
+        """
+        outside = time.perf_counter() - self._started - sum(self._spent.values())
+        return {f"seconds/{what}": spent for what, spent in {**self._spent, "outside": outside}.items()}
+
     def _sit_down(self) -> Seat:
+        self._started, self._spent = time.perf_counter(), {"training": 0.0, "evaluation": 0.0}
         place = place_of(self._config["cpus_per_pack"])
         return Seat(self._config["broker"], self._config["store"], self.job, place, self._start)
 

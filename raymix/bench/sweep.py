@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from raymix.types import Dataset
 
 ALGORITHM, DATASET, SEARCHED = "td3_bc", "two-goals", "q_scale"
 LOWEST, HIGHEST = 0.5, 8.0
+REPORTS = 4
+"""Of each of raymix's trials."""
 _PSS_EVERY_S = 1.0
 
 
@@ -34,12 +38,14 @@ def measure(
     """TD3+BC on a toy data set (4 numbers seen and done, 256 x 256 networks): every run both ways, `repeats` times.
 
     The plain way is an ordinary Tune trial of one core per configuration and seed, with nothing but the plain loop of
-    `raymix.bench.plain` in it. raymix also evaluates one episode per seed at the end, writes checkpoints and the
-    ledger, and draws its report; all of it counts. Each starts its own Ray, which counts as well.
+    `raymix.bench.plain` in it. raymix also evaluates one episode per seed at each of its `REPORTS` reports, writes
+    checkpoints and the ledger, and draws its report; all of it counts. Each starts its own Ray, which counts as well.
 
     Returns:
-        `machine`, what was run, and `rows`, one per way: `way`, `seconds` (wall-clock, median), `peak_pss` (MB, of all
-        processes together, the highest), `core_hours`, `ratio` (the plain way's seconds over these) and `runs`.
+        `machine`, what was run, `outside` (the share of a trial's wall-clock in which it neither trained nor evaluated,
+        mean over raymix's trials, median over runs), and `rows`, one per way: `way`, `seconds` (wall-clock, median),
+        `peak_pss` (MB, of all processes together, the highest), `core_hours`, `ratio` (the plain way's seconds over
+        these) and `runs`.
     """
     from raymix.data import catalog
 
@@ -49,9 +55,10 @@ def measure(
     fixed = {**(settings or {}), "steps": steps}
     ways: dict[str, Callable[[], None]] = {
         "plain": lambda: _plainly(values, seeds, {**fixed, "precision": "fp32"}, dataset),
-        "raymix": lambda: _raymix(values, seeds, fixed, capture),
+        "raymix": lambda: outside.append(_raymix(values, seeds, fixed, capture)),
     }
     runs: dict[str, list[float]] = {way: [] for way in ways}
+    outside: list[float] = []
     peaks: dict[str, float] = dict.fromkeys(ways, 0.0)
     for repeat in range(repeats):
         for way, go in ways.items():
@@ -80,6 +87,7 @@ def measure(
         "seeds": seeds,
         "steps": steps,
         "settings": settings or {},
+        "outside": statistics.median(outside),
         "rows": rows,
     }
 
@@ -116,7 +124,8 @@ def _plainly(values: list[float], seeds: int, fixed: dict[str, Any], dataset: Da
             raise RuntimeError(f"{len(results.errors)} of the plain runs failed; the first: {results.errors[0]}")
 
 
-def _raymix(values: list[float], seeds: int, fixed: dict[str, Any], capture: str) -> None:
+def _raymix(values: list[float], seeds: int, fixed: dict[str, Any], capture: str) -> float:
+    """Run the sweep; returns the mean share of a trial's wall-clock outside training and evaluation."""
     from ray import tune
 
     from raymix import sweep
@@ -129,11 +138,16 @@ def _raymix(values: list[float], seeds: int, fixed: dict[str, Any], capture: str
         settings={name: value for name, value in fixed.items() if name != "steps"},
         seeds=seeds,
         steps=fixed["steps"],
-        evaluate_every=fixed["steps"],
+        evaluate_every=max(1, fixed["steps"] // REPORTS),
         episodes=1,
     )
     with tempfile.TemporaryDirectory() as storage, contextlib.redirect_stdout(io.StringIO()):
-        sweep.run([spec], "bench", sweep.Options(storage, quiet=True, dashboard=False, capture=capture))
+        report = sweep.run([spec], "bench", sweep.Options(storage, quiet=True, dashboard=False, capture=capture))
+        logging.getLogger(tune.ExperimentAnalysis.__module__).setLevel(logging.ERROR)  # trials write no files of Tune's
+        (folder,) = Path(report.run_dir, "trials").iterdir()
+        kinds = [f"seconds/{kind}" for kind in ("training", "evaluation", "outside")]
+        spent = [[last[kind] for kind in kinds] for last in tune.ExperimentAnalysis(str(folder)).results.values()]
+        return statistics.mean(seconds[-1] / sum(seconds) for seconds in spent)
 
 
 def _watched(go: Callable[[], None]) -> tuple[float, float]:
@@ -171,5 +185,9 @@ def table(result: dict[str, Any]) -> str:
         f"{row['way']:6} | {row['seconds']:>7.1f} | {row['ratio']:>5.2f} | {row['peak_pss']:>12,.0f} |"
         f" {row['core_hours']:>10.3f} | {min(row['runs']):.1f} to {max(row['runs']):.1f}"
         for row in result["rows"]
+    ]
+    lines += [
+        "",
+        f"raymix's trials spent {100 * result['outside']:.1f} % of their wall-clock outside training and evaluation",
     ]
     return "\n".join(lines)
