@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +49,8 @@ class Job:
     """Jobs of the same one may train in the same program: the algorithm, the data and all structure fields agree."""
     widths: list[int]
     """Seats of that program, per phase."""
-    shared: str | None = None
-    """Jobs of the same one have the same first phase."""
+    shared: list[str] = field(default_factory=list)
+    """A word for each phase but the last; jobs of the same one have the same phase. Empty: nothing is shared."""
     held_out: float = 0.0
     """Share of the episodes that training does not see."""
     device: str = "cpu"

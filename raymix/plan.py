@@ -364,7 +364,7 @@ def seat(plan: dict[str, Any], device: str) -> dict[str, Any]:
         {
             **trial,
             "widths": [seeds * together[trial["pack"]]] * len(plan["phases"][trial["algorithm"]]),
-            "shared": None,
+            "shared": [],
         }
         for trial in plan["trials"]
     ]

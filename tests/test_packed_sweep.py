@@ -45,7 +45,11 @@ def test_trials_share_packs_and_their_first_phase(whole: Path) -> None:
     """Catches trials that are not packed, and a mixture fitted for each of them."""
     plan = read_description(whole)
     assert [trial["widths"] for trial in plan["trials"]] == [[2, 4]] * 5
-    assert len({trial["shared"] for trial in plan["trials"]}) == len({trial["pack"] for trial in plan["trials"]}) == 1
+    assert (
+        len({word for trial in plan["trials"] for word in trial["shared"]})
+        == len({trial["pack"] for trial in plan["trials"]})
+        == 1
+    )
     found = results(whole)
     assert len(found) == 5 * 2 * (2 + 10)
     # One training has one speed. Five trainings, of which two seats hold one at a time, would have five.

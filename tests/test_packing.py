@@ -199,7 +199,7 @@ def test_trials_that_agree_share_their_first_phase(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(seating.learner(0), "train", counted)
 
     def join(name: str) -> None:
-        seating.join(name, configs[name], [0, 1], report_every=3, shared="the same")
+        seating.join(name, configs[name], [0, 1], report_every=3, shared=["the same"])
 
     join("beta-1.0")
     join("beta-2.0")
@@ -236,7 +236,7 @@ def test_the_plan_shares_what_agrees_in_all_that_the_phase_reads() -> None:
     plan = share_phases(seat(describe([spec], "s", dict.fromkeys(data, "x"), "0"), "cpu"), data)
     by_shared: dict[str, list[dict]] = {}
     for trial in plan["trials"]:
-        by_shared.setdefault(trial["shared"], []).append(trial["config"])
+        by_shared.setdefault(*trial["shared"], []).append(trial["config"])
         # Three trials fit into six seats; a structure has four, with two different mixtures.
         assert trial["widths"] == [4, 6]
     assert len(by_shared) == 4 and None not in by_shared
@@ -245,20 +245,75 @@ def test_the_plan_shares_what_agrees_in_all_that_the_phase_reads() -> None:
         assert len({(config["mdn_learning_rate"], config["num_components"]) for config in configs}) == 1
     whole = SweepSpec(algorithm="bc", datasets=("two-modes",), seeds=2)
     (trial,) = share_phases(seat(describe([whole], "s", dict.fromkeys(data, "x"), "0"), "cpu"), data)["trials"]
-    assert trial["shared"] is None and trial["widths"] == [2]
+    assert trial["shared"] == [] and trial["widths"] == [2]
 
 
-@pytest.mark.parametrize("name", base.names())
-def test_a_phase_depends_on_the_scalars_that_it_is_said_to_read(name: str) -> None:
-    """Catches a field that moves the first phase's members although nobody noticed that it is read."""
+def test_phases_in_the_middle_are_shared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OneStep's critic does not know the temperature that its policy is found with. Trials join at every stage."""
+    config = small_config(base.find("onestep"), behavior_steps=5, critic_steps=7, steps=4)
+    configs = {f"t-{value}": dataclasses.replace(config, temperature=value) for value in (1.0, 2.0, 3.0, 4.0, 5.0)}
+    expected = {}
+    for name, own in configs.items():
+        single = Seating("onestep", own, tiny_dataset(), [2, 2, WIDTH], capture="eager")
+        single.join(name, own, [0, 1], report_every=3)
+        expected[name] = play(single, [name])[name]
+    seating = Seating("onestep", config, tiny_dataset(), [2, 2, WIDTH], capture="eager")
+    trained = [0, 0, 0]
+    for phase in range(3):
+        train = seating.learner(phase).train
+
+        def counted(steps: int, phase: int = phase, train: Any = train) -> None:
+            trained[phase] += steps
+            train(steps)
+
+        monkeypatch.setattr(seating.learner(phase), "train", counted)
+
+    def join(name: str) -> None:
+        seating.join(name, configs[name], [0, 1], report_every=3, shared=["behaviour", "critic"])
+
+    told: dict[str, list[Boundary]] = {name: [] for name in configs}
+
+    def go(names: list[str], boundaries: int) -> None:
+        for _ in range(boundaries):
+            seating.advance()
+            for name in names:
+                if (found := seating.take(name)) is not None:
+                    told[name] += [*found.earlier, found]
+
+    join("t-1.0")
+    go(["t-1.0"], 1)
+    join("t-2.0")  # in the midst of the first phase
+    go(["t-1.0", "t-2.0"], 2)
+    assert told["t-1.0"][-1].phase == "critic"
+    join("t-3.0")  # in the midst of the second
+    for name, own in play(seating, ["t-1.0", "t-2.0", "t-3.0"]).items():
+        told[name] += own
+    for name in ("t-1.0", "t-2.0", "t-3.0"):
+        seating.leave(name)
+    join("t-4.0")  # when all is done
+    for name, own in play(seating, ["t-4.0"]).items():
+        told[name] += own
+    assert trained == [5, 7, 4 * 2]  # the last phase: once beside each other, once for the late one
+    for name in ("t-1.0", "t-2.0", "t-3.0", "t-4.0"):
+        assert [(own.phase, own.step) for own in told[name]] == [(own.phase, own.step) for own in expected[name]]
+        assert same_reports(told[name], expected[name]), name
+        assert same_states(told[name][-1], expected[name][-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "phase"), [(name, phase) for name in base.names() for phase in range(len(base.find(name).phases))]
+)
+def test_a_phase_depends_on_the_scalars_that_it_is_said_to_read(name: str, phase: int) -> None:
+    """Catches a field that moves the phase's members although nobody noticed that it is read."""
     algorithm = base.find(name)
     config = small_config(algorithm)
     seating = Seating(name, config, tiny_dataset(), [2] * len(algorithm.phases), capture="eager")
-    learner = seating.learner(0)
+    learner = seating.learner(phase)
     unread = config.of_kind("scalar").keys() - learner.scalars_read()
     moved = small_config(algorithm, **{field: 0.5 * getattr(config, field) + 0.25 for field in unread})
     for number, own in enumerate((config, moved)):
-        learner.load(number, learner.fresh(own, seed=5), own)
+        before = seating.learner(phase - 1).fresh(config, seed=5) if phase else None
+        learner.load(number, learner.entering(before, own) if before else learner.fresh(own, seed=5), own)
     learner.train(6)
     one, other = learner.states([0, 1])
     assert all(bool((one.tensors[path] == other.tensors[path]).all()) for path in one.tensors)

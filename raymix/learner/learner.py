@@ -186,6 +186,9 @@ class Learner:
             getattr(self.algorithm, update.loss)(nets, DrawnBatch(self.replay, rows), watched, Key(start, self.dtype))
         starting = Watched(self.config)
         fresh_networks(self.algorithm, self.replay.spec, starting, seed=0)
+        if self.phase_index:
+            networks = {name: value for name, value in flatten(state).items() if not name.startswith("adam/")}
+            self.algorithm.enter_phase(self.phase, networks, self.replay, starting)
         read = watched.read | starting.read | {update.learning_rate for update in self.phase.updates}
         return (read | ({"tau"} if self.phase.targets else set())) & self._scalars.keys()
 

@@ -110,6 +110,8 @@ class Seating:
         self._configs: dict[str, AlgorithmConfig] = {}
         self._spent: dict[str, float] = {}
         self._finished: dict[str, tuple[Group, Boundary]] = {}
+        """The last reports of shared phases that are done."""
+        self._shared: dict[str, Sequence[str]] = {}
 
     # Trials
 
@@ -120,7 +122,7 @@ class Seating:
         seeds: Sequence[int],
         report_every: int,
         start: Checkpoint | None = None,
-        shared: str | None = None,
+        shared: Sequence[str] = (),
     ) -> None:
         """Let a trial in, at its beginning or where a checkpoint left it.
 
@@ -130,13 +132,14 @@ class Seating:
             seeds: one member each.
             report_every: gradient steps between reports.
             start: where to go on; None: from the beginning.
-            shared: trials that name the same one have the same first phase, bit for bit.
+            shared: one word for each phase but the last, or none at all; trials that say the same for a phase have the
+                same one, bit for bit.
         """
         if config.of_kind("structure") != self.config.of_kind("structure"):
             raise ValueError(f"trial {trial} has another structure than this pack")
         if len(seeds) > min(self.widths):
             raise ValueError(f"{len(seeds)} seeds do not fit into {min(self.widths)} seats")
-        self._configs[trial], self._spent[trial] = config, 0.0
+        self._configs[trial], self._spent[trial], self._shared[trial] = config, 0.0, shared
         if start is not None:
             self._spent[trial] = start.state["agent_seconds"]
             states = _states(start)
@@ -148,14 +151,14 @@ class Seating:
             else:
                 self._program(phase).waiting.append(group)
             return
-        if shared is not None and self._share(trial, shared):
-            return
-        group = self._group(trial, list(seeds), 0, report_every, None)
-        group.shared = shared if len(self.algorithm.phases) > 1 else None
-        self._program(0).waiting.append(group)
+        if not self._share(trial, 0):
+            self._wait_for_seats(trial, self._group(trial, list(seeds), 0, report_every, None))
 
-    def _share(self, trial: str, shared: str) -> bool:
-        """Let the trial into a group that trains its first phase, or give it what such a group has found."""
+    def _share(self, trial: str, phase: int) -> bool:
+        """Let the trial into a group that trains this phase for it too, or give it what such a group has found."""
+        shared = self._word(trial, phase)
+        if shared is None:
+            return False
         if shared in self._finished:
             group, last = self._finished[shared]
             self._owed[trial] = tuple(group.history[:-1])
@@ -163,13 +166,22 @@ class Seating:
             if not last.over:
                 self._enter_next(group, [trial])
             return True
-        first = self._program(0)
-        for group in (*first.seated, *first.waiting):
+        program = self._program(phase)
+        for group in (*program.seated, *program.waiting):
             if group.shared == shared:
                 group.trials.append(trial)
                 self._owed[trial] = tuple(group.history)
                 return True
         return False
+
+    def _word(self, trial: str, phase: int) -> str | None:
+        words = self._shared[trial]
+        return words[phase] if phase < len(words) else None
+
+    def _wait_for_seats(self, trial: str, group: Group) -> None:
+        """A group at the beginning of its phase, which other trials may share."""
+        group.shared = self._word(trial, group.phase)
+        self._program(group.phase).waiting.append(group)
 
     def leave(self, trial: str) -> None:
         """Let a trial go; its seats are free from here on."""
@@ -179,7 +191,7 @@ class Seating:
                     group.trials.remove(trial)
                     if not group.trials:
                         groups.remove(group)
-        for kept in (self._reports, self._owed, self._configs, self._spent):
+        for kept in (self._reports, self._owed, self._configs, self._spent, self._shared):
             kept.pop(trial, None)  # type: ignore[attr-defined]
 
     def take(self, trial: str) -> Boundary | None:
@@ -302,7 +314,8 @@ class Seating:
     def _hand_out(self, trial: str, boundary: Boundary) -> None:
         with self._handing_out:
             untaken = self._reports.get(trial)
-            earlier = (*self._owed.pop(trial, ()), *((*untaken.earlier, untaken) if untaken else ()))
+            earlier = [*self._owed.pop(trial, ()), *((*untaken.earlier, untaken) if untaken else ())]
+            earlier.sort(key=self._order)
             spent = self._spent[trial]
             self._reports[trial] = dataclasses.replace(
                 boundary,
@@ -310,16 +323,21 @@ class Seating:
                 earlier=tuple(dataclasses.replace(report.light(), agent_seconds=spent) for report in earlier),
             )
 
+    def _order(self, report: Boundary) -> tuple[int, int]:
+        return [phase.name for phase in self.algorithm.phases].index(report.phase), report.step
+
     def _enter_next(self, group: Group, trials: list[str] | None = None) -> None:
-        """Each trial of a group goes into the phase that follows, on its own."""
+        """Each trial of a group goes into the phase that follows, on its own where it shares that with nobody."""
         following = self._program(group.phase + 1)
         assert group.states is not None
         for trial in trials or group.trials:
+            if self._share(trial, group.phase + 1):
+                continue
             config = self._configs[trial]
             states = [following.learner.entering(state, config) for state in group.states]
             entered = self._group(trial, group.seeds, group.phase + 1, group.report_every, states)
             entered.diverged = list(group.diverged)
-            following.waiting.append(entered)
+            self._wait_for_seats(trial, entered)
 
     # What there is
 
