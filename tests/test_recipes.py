@@ -212,7 +212,7 @@ def test_a_sweep_takes_mixtures_as_text_and_as_dictionaries() -> None:
 
 def test_heterogeneous_takes_equal_shares_of_the_first_sources() -> None:
     for number in (1, 2, 3):
-        keep(f"task/source-{number}", [4] * 30, start=1_000 * number)
+        keep(f"task/source-{number}", [4] * (30 // number), start=1_000 * number)
     for k in (1, 2, 3):
         dataset = catalog.load(f"task/heterogeneous-{k}")
         counts = np.bincount(dataset.columns.source[dataset.columns.transition_rows()])

@@ -228,9 +228,12 @@ def _load_own(name: str, progress: fetch.Progress | None) -> Dataset:
 
 
 def _heterogeneous(name: str, task: str, sources: int) -> Dataset:
-    """The first k sources of a task in equal shares, as much in all as the smallest of them has (LBRAC-v)."""
+    """The first k sources of a task in equal shares, as much in all as the first of them has (LBRAC-v).
+
+    So source-i needs no more than its share of heterogeneous-i.
+    """
     parts = [_load_own(f"{task}/source-{number}", None) for number in range(1, sources + 1)]
-    share = min(part.spec.num_transitions for part in parts) // sources
+    share = min(parts[0].spec.num_transitions // sources, *(part.spec.num_transitions for part in parts))
     options = Options(transitions=share)
     taken = [mixture.take(part, options, f"{part.spec.name}{options}") for part in parts]
     return mixture.mix(taken, name)
