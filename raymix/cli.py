@@ -158,7 +158,33 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=report)
+
+    command = commands.add_parser(
+        "export",
+        help="a trained policy as one file that needs no raymix",
+        description="Write a run's policy as TorchScript, with its normalisation and the action box inside, and a JSON"
+        " card that says what it is: data set and hash, configuration, scores, versions.",
+    )
+    command.add_argument("folder", help="a run, or the storage folder of runs (then the newest)")
+    command.add_argument("--config", metavar="ID", help="of the configuration (default: that of the best mean score)")
+    command.add_argument("--seed", type=int, metavar="N", help="whose policy (default: that of the best score)")
+    command.add_argument("--out", metavar="FILE.pt", help="default: exported/best.pt in the run's folder")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=export)
     return result
+
+
+def export(options: argparse.Namespace) -> None:
+    """`raymix export DIR`."""
+    from raymix.export import export as write_policy
+
+    done = write_policy(options.folder, options.out, options.config, options.seed)
+    if options.json:
+        print(json.dumps({"policy": done.policy, "card": done.card, **done.facts}))
+        return
+    facts = done.facts
+    print(f"{facts['algorithm']} on {facts['dataset']}, seed {facts['seed']}, {facts['metric']} {facts['score']:.4g}")
+    print(f"chosen from {facts['chosen_from']}\npolicy  {done.policy}\ncard    {done.card}\nuse     {facts['usage']}")
 
 
 def _measured(command: argparse.ArgumentParser, runs: int) -> None:

@@ -199,6 +199,7 @@ def checkpoint_of(job: Job, at: Boundary) -> checkpoint.Checkpoint:
         "algorithm": job.algorithm,
         "config": job.config,
         "dataset": job.dataset,
+        "spec": at.spec,
         "phase": at.phase,
         "phase_index": [name for name, _ in job.phases].index(at.phase),
         "step": at.step,

@@ -78,9 +78,9 @@ class Key:
         self.draws = 0
 
     @classmethod
-    def of(cls, seed: int, step: int) -> Key:
+    def of(cls, seed: int, step: int | Tensor) -> Key:
         """The key of a single use, such as acting in step `step` of an episode."""
-        return cls(streams(torch.tensor(seed), torch.tensor(step), updates=1, domain=ACTING)[0])
+        return cls(streams(torch.tensor(seed), torch.as_tensor(step), updates=1, domain=ACTING)[0])
 
     def _halves(self, count: int) -> tuple[Tensor, Tensor]:
         """Two (count,) tensors of 32 random bits."""

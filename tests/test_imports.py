@@ -57,6 +57,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.sweep": ("torch",),
     "raymix.sweep_command": ("torch",),
     "raymix.train": ("ray",),
+    "raymix.export": ("ray",),
     "raymix.cli": ("torch", "ray"),
     "raymix.data_command": ("torch", "ray"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class Boundary:
     agent_seconds: float
     """Training time spent on each seed so far: wall-clock of the program divided by the members that shared it."""
     seeds: list[int]
+    spec: dict[str, Any] = field(repr=False)
+    """The data set's facts (`Spec.to_dict`): without them no policy can be rebuilt."""
     states: list[dict[str, np.ndarray]] = field(repr=False)
     """Per seed: tensors by path, as `raymix.learner.state.MemberState` has them."""
     policies: list[PolicyWeights] = field(repr=False)

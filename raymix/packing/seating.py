@@ -403,6 +403,7 @@ class Seating:
             diverged=list(group.diverged),
             agent_seconds=spent,
             seeds=list(group.seeds),
+            spec=spec,
             states=arrays,
             policies=[
                 PolicyWeights(self.name, config, spec, state.seed, to_numpy(learner.acting_of(state)))
