@@ -203,8 +203,8 @@ def _find_outside(
 def shown(values: Any) -> str:
     """A number, or the first six of several."""
     flat = np.ravel(values)
-    shown = ", ".join(f"{value:.6g}" for value in flat[:6]) + (", ..." if flat.size > 6 else "")
-    return shown if flat.size == 1 else f"[{shown}]"
+    text = ", ".join(f"{value:.6g}" for value in flat[:6]) + (", ..." if flat.size > 6 else "")
+    return text if flat.size == 1 else f"[{text}]"
 
 
 def episode_ends(table: Mapping[str, Any]) -> np.ndarray:
@@ -262,14 +262,15 @@ def _find_in_episodes(
             problem(what, "timeouts", first[long[0]])
     longest = time_limit or int(lengths.max())
     at_limit = last[terminal & (lengths == longest)]
-    if len(at_limit) > np.count_nonzero(~terminal & (lengths == longest)) and not terminals_at_limit:
+    cut = ~terminal & ((lengths == longest) | (lengths == longest + 1))
+    if longest > 1 and len(at_limit) > np.count_nonzero(cut) and not terminals_at_limit:
         if time_limit is not None:
             what = (
                 f"{len(at_limit)} episodes end in a terminal at the time limit of {time_limit}; say with"
                 " --terminals-at-limit whether these are terminals or timeouts"
             )
             problem(what, "terminals", at_limit[0])
-        elif len(at_limit) > 1 and longest > 1:
+        elif len(at_limit) > 1:
             what = (
                 f"the {len(at_limit)} longest episodes end in a terminal after {longest} rows each; if that is a time"
                 f" limit, import with --time-limit {longest} --terminals-at-limit timeouts"

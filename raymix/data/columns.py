@@ -399,8 +399,8 @@ def _check_bounds(
 
 
 def _clip_actions(columns: Columns, name: str, low: np.ndarray, high: np.ndarray) -> Columns:
-    if (columns.actions.min(axis=0) >= low).all() and (columns.actions.max(axis=0) <= high).all():
-        return columns
+    if columns.actions.min() >= low.max() and columns.actions.max() <= high.min():
+        return columns  # The usual case, told without an array of the actions' size.
     outside = np.maximum(low - columns.actions, columns.actions - high)
     worst = np.flatnonzero((outside > BOX_TOLERANCE * np.maximum(1.0, high - low)).any(axis=1))
     # The padding row's zeros are no actions and need not lie in the box.

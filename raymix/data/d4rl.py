@@ -43,22 +43,32 @@ def open_table(path: Path) -> Iterator[tuple[dict[str, Any], list[str]]]:
     Raises:
         UsageError: no HDF5, damaged or cut off, or Minari's layout.
     """
-    try:
-        with h5py.File(path, "r") as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(h5py.File(path, "r"))
             names: list[str] = []
             file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-            if any(name.startswith("episode_") for name in names):
-                told = "it is a file of a Minari data set; copy the data set's folder to Minari's and give its id"
-                raise Refused(Problem(str(path), told))
+            table = {name: _column(name, file[name]) for name in COLUMNS if name in names}
             extra = [name for name in names if name not in COLUMNS and not name.startswith(_LEFT_ALONE)]
-            yield {name: _column(name, file[name]) for name in COLUMNS if name in names}, extra
-    except OSError as error:
-        told = f"it is no whole HDF5 file ({' '.join(str(error).split())}); download or copy it again"
-        raise Refused(Problem(str(path), told)) from error
+        except Exception as error:  # Damaged files make h5py raise of all kinds.
+            raise _damaged(path, error) from error
+        if any(name.startswith("episode_") for name in extra):
+            told = "it is a file of a Minari data set; copy the data set's folder to Minari's and give its id"
+            raise Refused(Problem(str(path), told))
+        try:
+            yield table, extra
+        except OSError as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> Refused:
+    told = f"it is no whole HDF5 file ({' '.join(str(error).split())}); download or copy it again"
+    return Refused(Problem(str(path), told))
 
 
 def _column(name: str, column: h5py.Dataset) -> Any:
     if column.ndim == 2 and name in WIDE:
+        column[:1]  # What cannot be read as any type of NumPy is refused at once.
         return column
     values = np.asarray(column[()])
     # Some files have (N, 1) rewards and flags, some (N,) observations of one number.

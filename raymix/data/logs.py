@@ -19,7 +19,6 @@ of an episode that no terminal ends gives its last observation and is no transit
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def read_table(path: Path, names: Mapping[str, Sequence[str]]) -> tuple[dict[str
                 table[column] = _joined(path, column, {part: read(part) for part in parts})
     except UsageError:
         raise
-    except (OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile) as error:
+    except Exception as error:  # Damaged files make NumPy, zipfile and Arrow raise of all kinds.
         told = f"it cannot be read as {path.suffix[1:]} ({' '.join(str(error).split())}); write or copy it again"
         raise Refused(Problem(str(path), told)) from error
     return table, [name for name in there if name not in used]
@@ -92,6 +91,7 @@ def _own_names(column: str, there: Sequence[str]) -> list[str]:
 
 def _array(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
     """(N,) or (N, width); numbers that are missing become NaN, which `check.find` refuses with their row."""
+    column.validate(full=True)  # Arrow reads beyond the memory of arrays that a damaged file describes.
     array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
