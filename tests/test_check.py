@@ -217,7 +217,7 @@ def test_files_that_are_cut_off_are_refused(tmp_path: Path, ending: str, part: f
 
 @pytest.mark.parametrize("ending", [".hdf5", ".npz", ".parquet", ".arrow"])
 def test_damaged_bytes_never_crash(tmp_path: Path, ending: str):
-    """Catches an error of a library that gets through, and a segmentation fault: Arrow checks nothing by itself."""
+    """Catches an error of a library that gets through."""
     path = write(tmp_path / f"some{ending}", good())
     contents = path.read_bytes()
     generator = np.random.default_rng(0)
@@ -231,6 +231,16 @@ def test_damaged_bytes_never_crash(tmp_path: Path, ending: str):
         refused += bool(found.problems)
         assert not any("\n" in str(problem) for problem in found.problems)
     assert refused > 15
+
+
+def test_lists_beyond_the_end_of_an_arrow_file_are_refused(tmp_path: Path):
+    """Catches a read outside of the file's memory, which would end the process: Arrow checks nothing by itself."""
+    path = write(tmp_path / "some.arrow", good())
+    contents = path.read_bytes()
+    offsets = np.arange(0, 39, 3, dtype=np.int32)
+    assert contents.count(offsets.tobytes()) == 1
+    path.write_bytes(contents.replace(offsets.tobytes(), (offsets + 100_000_000).tobytes()))
+    assert_refused(path, "it cannot be read as arrow")
 
 
 def test_a_damaged_chunk_is_refused(tmp_path: Path):
