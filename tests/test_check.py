@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from raymix.data.files import Options
 from raymix.types import UsageError
 
 Table = dict[str, Any]
+pytestmark = pytest.mark.filterwarnings("ignore:.*(constant|longest episodes)")
 BOX = Options(action_low=[-1.0], action_high=[1.0])
 
 
@@ -315,6 +317,19 @@ def test_a_changed_file_of_the_library_is_found(tmp_path: Path, capsys: pytest.C
     assert "the columns are not those that were written" in capsys.readouterr().out
     path.write_bytes(contents.replace(value, np.float32(np.nan).tobytes()))
     assert [(each.column, each.row) for each in files.check_file(path).problems] == [(None, None), ("rewards", 1)]
+
+
+@pytest.mark.parametrize("length", [-3, 1 << 40])
+def test_a_library_file_that_claims_other_lengths_is_refused(tmp_path: Path, length: int):
+    """Catches a view beyond the file's memory, which would end the process."""
+    dataset = files.read([write(tmp_path / "some.npz", good())], options=BOX)
+    path = library.save(dataset)
+    contents = path.read_bytes()
+    numbers = struct.pack("<qq", dataset.columns.observations.size, 0)  # Of the column, and how many are missing.
+    assert numbers in contents
+    path.write_bytes(contents.replace(numbers, struct.pack("<qq", length, 0)))
+    with pytest.raises(UsageError, match="is no whole data set of raymix"):
+        library.load("some")
 
 
 @pytest.mark.parametrize("action", ["import", "export"])
