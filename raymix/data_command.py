@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 from raymix.types import UsageError
@@ -181,8 +180,9 @@ def import_files(options: argparse.Namespace) -> None:
     library.path_of(name)
     if library.holds(name) and not options.replace:
         raise UsageError(f"the library holds a data set {name} already; give another --name, or --replace it")
+    console = Console(stderr=True)
     with (
-        Progress(console=Console(stderr=True), transient=True, disable=options.json) as bar,
+        Progress(console=console, transient=True, disable=options.json or not console.is_terminal) as bar,
         warnings.catch_warnings(record=True) as notes,
     ):
         warnings.simplefilter("always")
@@ -202,10 +202,13 @@ def import_files(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """`raymix data export NAME --minari ID`."""
+    from raymix.data import library
     from raymix.data.export import to_minari
     from raymix.run_folder import load_dataset
 
-    folder = to_minari(load_dataset(options.name, quiet=options.json), options.minari)
+    own = library.holds(options.name)
+    dataset = library.load(options.name) if own else load_dataset(options.name, quiet=options.json)
+    folder = to_minari(dataset, options.minari)
     print(json.dumps({"id": options.minari, "path": str(folder)}) if options.json else f"{options.minari}, in {folder}")
 
 
@@ -215,11 +218,14 @@ def check(options: argparse.Namespace) -> None:
 
     from raymix.data import files, library
     from raymix.data.check import find_in_dataset
+    from raymix.run_folder import load_dataset
 
-    if Path(options.name).is_file() or not library.holds(options.name):
+    if library.holds(options.name):
+        found = files.check_file(library.path_of(options.name))
+    elif files.is_file(options.name):
         found = files.check_file(options.name, _reading_options(options))
     else:
-        found = find_in_dataset(library.load(options.name))
+        found = find_in_dataset(load_dataset(options.name, quiet=options.json))
     if options.json:
         rows = {kind: [dataclasses.asdict(each) for each in getattr(found, kind)] for kind in ("problems", "notes")}
         print(json.dumps(rows))

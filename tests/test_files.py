@@ -224,8 +224,8 @@ def test_blocks_join_seamlessly(tmp_path: Path, options: dict, monkeypatch: pyte
     """Catches a row lost or doubled where a block of reading ends."""
     from raymix.data import check, columns
 
-    monkeypatch.setattr(columns, "_BLOCK_ROWS", 7)
-    monkeypatch.setattr(check, "_BLOCK_ROWS", 5)
+    monkeypatch.setattr(columns, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(check, "BLOCK_ROWS", 5)
     ends = list(np.random.default_rng(3).choice([".", ".", ".", "t", "c"], 200))
     table = with_next_observations(log(ends))
     path = tmp_path / "some.hdf5"
@@ -370,7 +370,9 @@ def test_a_log_without_rewards_needs_a_rule(tmp_path: Path):
     table = log(list("..t...t"))
     del table["rewards"]
     path = write_parquet(tmp_path / "some.parquet", table)
-    with pytest.raises(UsageError, match=r"column rewards: it is missing, .*--rewards zero, or --rewards terminal"):
+    with pytest.raises(
+        UsageError, match=r"column rewards: it is missing among .*--rewards zero, or --rewards terminal"
+    ):
         files.read([path])
     assert not files.read([path], options=Options(rewards="zero")).columns.rewards.any()
     columns = files.read([path], options=Options(rewards="terminal")).columns

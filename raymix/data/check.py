@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from raymix.data.columns import BOX_TOLERANCE, make_dataset
+from raymix.data.columns import BLOCK_ROWS, BOX_TOLERANCE, make_dataset
 from raymix.types import Dataset, UsageError
 
 WIDE = ("observations", "actions", "next_observations")
@@ -26,7 +26,6 @@ _REMEDIES = {
     "terminals": _BY_ANOTHER_NAME,
     "rewards": f"{_BY_ANOTHER_NAME}, or give --rewards zero, or --rewards terminal (1 at terminals)",
 }
-_BLOCK_ROWS = 1 << 16
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -48,6 +47,20 @@ class Problem:
         return f"{self.where}{place}: {self.what}"
 
 
+class Report(Protocol):
+    """Takes down a problem."""
+
+    def __call__(self, what: str, column: str | None = None, row: int | None = None) -> None: ...
+
+
+class Refused(UsageError):
+    """A file with a problem; the message is the problem's."""
+
+    def __init__(self, problem: Problem, more: int = 0) -> None:
+        self.problem = problem
+        super().__init__(f"{problem} ({more} more; `raymix data check` shows all)" if more else str(problem))
+
+
 @dataclass
 class Findings:
     """What `find` found."""
@@ -59,11 +72,9 @@ class Findings:
     """(A,) and (A,): smallest and largest actions; None where the actions cannot be read as numbers."""
 
     def refuse(self) -> None:
-        """Raise `UsageError` with the first problem, if there is one."""
+        """Raise `Refused` with the first problem, if there is one."""
         if self.problems:
-            more = len(self.problems) - 1
-            told = f" ({more} more; `raymix data check` shows all)" if more else ""
-            raise UsageError(f"{self.problems[0]}{told}")
+            raise Refused(self.problems[0], len(self.problems) - 1)
 
 
 def find(
@@ -71,6 +82,7 @@ def find(
     where: str,
     *,
     required: Collection[str],
+    others: Sequence[str] = (),
     action_low: Sequence[float] | np.ndarray | None = None,
     action_high: Sequence[float] | np.ndarray | None = None,
     time_limit: int | None = None,
@@ -83,6 +95,7 @@ def find(
         table: columns by the names of `KNOWN`: arrays, or what gives them by slices; wide ones with two axes.
         where: the file, for the sentences.
         required: names that must be there.
+        others: names of columns without a meaning.
         action_low: (A,) or one number for all; None where no bounds are known.
         action_high: likewise.
         time_limit: after how many transitions the task is cut, if that is known.
@@ -96,7 +109,9 @@ def find(
 
     for name in required:
         if name not in table:
-            problem(f"it is missing, of {', '.join(table) or 'no column'} that are there; {_REMEDIES[name]}", name)
+            problem(f"it is missing among {', '.join([*table, *others]) or 'none'}; {_REMEDIES[name]}", name)
+    for name in others:
+        problem("no column of this name has a meaning; rename it, or leave all such out with --ignore-extra", name)
     usable = {name: column for name, column in table.items() if _has_right_form(name, column, problem)}
     number = len(usable["observations"]) if "observations" in usable else None
     for name, column in usable.items():
@@ -112,7 +127,7 @@ def find(
             continue
         low, high, bad = _range(usable[name])
         if bad is not None:
-            problem(f"{_shown(usable[name][bad])} is not finite in float32; mend or leave out that episode", name, bad)
+            problem(f"{shown(usable[name][bad])} is not finite in float32; mend or leave out that episode", name, bad)
             continue
         constant[name] = np.flatnonzero(low == high)
         if name == "actions":
@@ -138,7 +153,7 @@ def find(
     return found
 
 
-def _has_right_form(name: str, column: Any, problem: Any) -> bool:
+def _has_right_form(name: str, column: Any, problem: Report) -> bool:
     axes, kinds, told = (2, "biuf", "numbers (N, width)") if name in WIDE else (1, "biuf", "numbers (N,)")
     if name in LABELS:
         kinds, told = "iuUO", "whole numbers or texts (N,)"
@@ -152,8 +167,8 @@ def _has_right_form(name: str, column: Any, problem: Any) -> bool:
 def _range(column: Any) -> tuple[np.ndarray, np.ndarray, int | None]:
     """Smallest and largest of each dimension, and the first row that float32 cannot hold (NaN included)."""
     lows, highs = [], []
-    for start in range(0, len(column), _BLOCK_ROWS):
-        block = column[start : start + _BLOCK_ROWS]
+    for start in range(0, len(column), BLOCK_ROWS):
+        block = column[start : start + BLOCK_ROWS]
         by_dimension = np.ascontiguousarray(block.T)  # NumPy is 30 times slower along the first of two axes.
         low, high = (np.asarray(end, dtype=np.float64) for end in (by_dimension.min(-1), by_dimension.max(-1)))
         # NaN fails both comparisons, so one pass for each tells all.
@@ -166,7 +181,7 @@ def _range(column: Any) -> tuple[np.ndarray, np.ndarray, int | None]:
 
 
 def _find_outside(
-    actions: Any, low: np.ndarray, high: np.ndarray, action_range: tuple[np.ndarray, np.ndarray], problem: Any
+    actions: Any, low: np.ndarray, high: np.ndarray, action_range: tuple[np.ndarray, np.ndarray], problem: Report
 ) -> None:
     width = actions.shape[1]
     if {low.size, high.size} - {1, width}:
@@ -175,20 +190,21 @@ def _find_outside(
     slack = BOX_TOLERANCE * np.maximum(1.0, high - low)
     if np.all(action_range[0] >= low - slack) and np.all(action_range[1] <= high + slack):
         return
-    for start in range(0, len(actions), _BLOCK_ROWS):
-        block = actions[start : start + _BLOCK_ROWS]
+    for start in range(0, len(actions), BLOCK_ROWS):
+        block = actions[start : start + BLOCK_ROWS]
         outside = ((block < low - slack) | (block > high + slack)).any(axis=1)
         if outside.any():
             row = int(outside.argmax())
-            told = f"{_shown(block[row])} is outside the box {_shown(low)} to {_shown(high)}; clip it or widen the box"
+            told = f"{shown(block[row])} is outside the box {shown(low)} to {shown(high)}; clip it or widen the box"
             problem(told, "actions", start + row)
             return
 
 
-def _shown(values: Any) -> str:
+def shown(values: Any) -> str:
+    """A number, or the first six of several."""
     flat = np.ravel(values)
-    shown = ", ".join(f"{value:.6g}" for value in flat[:6]) + (", ..." if flat.size > 6 else "")
-    return shown if flat.size == 1 else f"[{shown}]"
+    text = ", ".join(f"{value:.6g}" for value in flat[:6]) + (", ..." if flat.size > 6 else "")
+    return text if flat.size == 1 else f"[{text}]"
 
 
 def episode_ends(table: Mapping[str, Any]) -> np.ndarray:
@@ -205,7 +221,7 @@ def episode_ends(table: Mapping[str, Any]) -> np.ndarray:
 
 def _find_in_episodes(
     table: Mapping[str, Any],
-    problem: Any,
+    problem: Report,
     found: Findings,
     where: str,
     time_limit: int | None,
@@ -246,14 +262,15 @@ def _find_in_episodes(
             problem(what, "timeouts", first[long[0]])
     longest = time_limit or int(lengths.max())
     at_limit = last[terminal & (lengths == longest)]
-    if len(at_limit) > np.count_nonzero(~terminal & (lengths == longest)) and not terminals_at_limit:
+    cut = ~terminal & ((lengths == longest) | (lengths == longest + 1))
+    if longest > 1 and len(at_limit) > np.count_nonzero(cut) and not terminals_at_limit:
         if time_limit is not None:
             what = (
                 f"{len(at_limit)} episodes end in a terminal at the time limit of {time_limit}; say with"
                 " --terminals-at-limit whether these are terminals or timeouts"
             )
             problem(what, "terminals", at_limit[0])
-        elif len(at_limit) > 1 and longest > 1:
+        elif len(at_limit) > 1:
             what = (
                 f"the {len(at_limit)} longest episodes end in a terminal after {longest} rows each; if that is a time"
                 f" limit, import with --time-limit {longest} --terminals-at-limit timeouts"
@@ -261,13 +278,17 @@ def _find_in_episodes(
             found.notes.append(Problem(where, what, "terminals", int(at_limit[0])))
 
 
-def find_in_dataset(dataset: Dataset) -> Findings:
-    """Look through a data set that raymix keeps: its hash, its layout and its numbers."""
+def find_in_dataset(dataset: Dataset, where: str | None = None) -> Findings:
+    """Look through a data set as raymix keeps it: its hash, its layout and its numbers.
+
+    `where` is the file it was read from; its name stands there if None.
+    """
     columns, spec = dataset.columns, dataset.spec
+    where = where or spec.name
     found = Findings()
 
     def problem(what: str, column: str | None = None, row: int | None = None) -> None:
-        found.problems.append(Problem(spec.name, what, column, row))
+        found.problems.append(Problem(where, what, column, row))
 
     if columns.digest() != spec.hash:
         problem(f"the columns are not those that were written (their hash is not {spec.hash[:12]}); import them again")
@@ -292,5 +313,5 @@ def find_in_dataset(dataset: Dataset) -> Findings:
     for name, deviations in (("observations", spec.observation_std), ("actions", spec.action_std)):
         constant = np.flatnonzero(np.asarray(deviations) == 0)
         if constant.size:
-            found.notes.append(Problem(spec.name, f"it is constant in dimensions {constant.tolist()}", name))
+            found.notes.append(Problem(where, f"it is constant in dimensions {constant.tolist()}", name))
     return found

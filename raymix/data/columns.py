@@ -14,7 +14,8 @@ from raymix.types import Columns, Dataset, Spec, UsageError
 
 BOX_TOLERANCE = 1e-6
 """Actions this far outside their box, relative to max(1, its width), are rounding and are clipped."""
-_BLOCK_ROWS = 1 << 16
+BLOCK_ROWS = 1 << 16
+"""Rows that are read or worked on at a time where a whole column would take too much memory."""
 _DTYPES = {
     "observations": np.float32,
     "actions": np.float32,
@@ -213,8 +214,8 @@ def from_rows(rows: Rows, progress: Callable[[int, int], None] | None = None) ->
     last = starts[1:][ends] - 1
     observations = np.empty((starts[-1], rows.observations.shape[1]), dtype=np.float32)
     actions = np.empty((starts[-1], rows.actions.shape[1]), dtype=np.float32)
-    for start in range(0, number, _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
+    for start in range(0, number, BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
         target = slice(starts[start], starts[min(block.stop, number)])
         with np.errstate(over="ignore"):  # What overflows float32 becomes infinite, and is then refused by name.
             observations[target] = np.repeat(rows.observations[block], copies[block], axis=0)
@@ -248,8 +249,8 @@ def _breaks(rows: Rows) -> np.ndarray:
     number = len(rows.rewards)
     breaks = np.zeros(number, dtype=bool)
     assert rows.next_observations is not None
-    for start in range(0, number - 1, _BLOCK_ROWS):
-        stop = min(start + _BLOCK_ROWS, number - 1)
+    for start in range(0, number - 1, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, number - 1)
         with np.errstate(over="ignore"):
             after = rows.next_observations[start:stop].astype(np.float32)
             here = rows.observations[start + 1 : stop + 1].astype(np.float32)
@@ -398,8 +399,8 @@ def _check_bounds(
 
 
 def _clip_actions(columns: Columns, name: str, low: np.ndarray, high: np.ndarray) -> Columns:
-    if (columns.actions.min(axis=0) >= low).all() and (columns.actions.max(axis=0) <= high).all():
-        return columns
+    if columns.actions.min() >= low.max() and columns.actions.max() <= high.min():
+        return columns  # The usual case, told without an array of the actions' size.
     outside = np.maximum(low - columns.actions, columns.actions - high)
     worst = np.flatnonzero((outside > BOX_TOLERANCE * np.maximum(1.0, high - low)).any(axis=1))
     # The padding row's zeros are no actions and need not lie in the box.
@@ -437,8 +438,8 @@ def _mean_and_std(array: np.ndarray, rows: np.ndarray) -> tuple[tuple[float, ...
     """Mean and population standard deviation of some rows, in float64, a block at a time to bound memory."""
 
     def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            yield array[rows[start : start + _BLOCK_ROWS]].astype(np.float64)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            yield array[rows[start : start + BLOCK_ROWS]].astype(np.float64)
 
     mean = sum((block.sum(axis=0) for block in blocks()), np.zeros(array.shape[1])) / len(rows)
     squares = sum((np.square(block - mean).sum(axis=0) for block in blocks()), np.zeros(array.shape[1]))

@@ -24,6 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from raymix.data.check import WIDE, Problem, Refused
 from raymix.data.columns import Rows
 from raymix.types import UsageError
 
@@ -42,28 +43,36 @@ def open_table(path: Path) -> Iterator[tuple[dict[str, Any], list[str]]]:
     Raises:
         UsageError: no HDF5, damaged or cut off, or Minari's layout.
     """
-    try:
-        with h5py.File(path, "r") as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(h5py.File(path, "r"))
             names: list[str] = []
             file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-            if any(name.startswith("episode_") for name in names):
-                raise UsageError(
-                    f"{path}: this is a file of a Minari data set; copy the data set's folder to Minari's (by default"
-                    " ~/.minari/datasets) and name its id"
-                )
+            table = {name: _column(name, file[name]) for name in COLUMNS if name in names}
             extra = [name for name in names if name not in COLUMNS and not name.startswith(_LEFT_ALONE)]
-            yield {name: _column(name, file[name]) for name in COLUMNS if name in names}, extra
-    except OSError as error:
-        told = " ".join(str(error).split())
-        raise UsageError(f"{path}: it is no whole HDF5 file ({told}); download or copy it again") from error
+        except Exception as error:  # Damaged files make h5py raise of all kinds.
+            raise _damaged(path, error) from error
+        if any(name.startswith("episode_") for name in extra):
+            told = "it is a file of a Minari data set; copy the data set's folder to Minari's and give its id"
+            raise Refused(Problem(str(path), told))
+        try:
+            yield table, extra
+        except OSError as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> Refused:
+    told = f"it is no whole HDF5 file ({' '.join(str(error).split())}); download or copy it again"
+    return Refused(Problem(str(path), told))
 
 
 def _column(name: str, column: h5py.Dataset) -> Any:
-    if column.ndim == 2 and name in ("observations", "actions", "next_observations"):
+    if column.ndim == 2 and name in WIDE:
+        column[:1]  # What cannot be read as any type of NumPy is refused at once.
         return column
     values = np.asarray(column[()])
     # Some files have (N, 1) rewards and flags, some (N,) observations of one number.
-    if name in ("observations", "actions", "next_observations"):
+    if name in WIDE:
         return values[:, None] if values.ndim == 1 else values
     return values[:, 0] if values.shape[1:] == (1,) else values
 

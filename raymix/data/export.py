@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 import warnings
@@ -16,6 +17,8 @@ from raymix.data import minari as local_minari
 from raymix.data.fetch import minari_root
 from raymix.types import Dataset, UsageError
 
+_OVERHEAD = 1 << 14
+"""Bytes that HDF5 takes for an episode beside its numbers: 14 kB were measured."""
 _ID = re.compile(r"(?:[\w-]+/)*[\w-]+-v\d+")
 
 
@@ -47,18 +50,34 @@ def to_minari(dataset: Dataset, dataset_id: str) -> Path:
         workspace = local_minari.root() / ".raymix"
         workspace.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="export-", dir=workspace) as temporary:
+            # Once for the file, once for the cache of reading it back.
+            room = 2 * sum(array.nbytes for array in vars(columns).values()) + _OVERHEAD * len(last)
+            _require_room(Path(temporary) / "room", room)
             with minari_root(Path(temporary)):
                 _write(dataset, dataset_id, first, last)
+                # HDF5 does not report every write that fails.
+                if local_minari.load(dataset_id).spec.hash != dataset.spec.hash:
+                    raise OSError("what was written does not read back")
             namespace = target.parent / "namespace_metadata.json"
             if not namespace.exists() and target.parent != local_minari.root():
                 namespace.write_text(json.dumps({}))
             (Path(temporary) / dataset_id).rename(target)
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:  # h5py raises any of them where a write fails.
+        told = " ".join(str(error).split())
         raise UsageError(
-            f"The data set {dataset_id} cannot be written to {target.parent} ({error.strerror or error}); make room"
-            " there, or set MINARI_DATASETS_PATH to another folder."
+            f"The data set {dataset_id} cannot be written to {target.parent} ({told}); make room there, or set"
+            " MINARI_DATASETS_PATH to another folder."
         ) from error
     return target
+
+
+def _require_room(path: Path, size: int) -> None:
+    """Raise `OSError` unless a file of that size can be written: HDF5 can crash a process whose disk is full."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "xb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+    path.unlink()
 
 
 def _write(dataset: Dataset, dataset_id: str, first: np.ndarray, last: np.ndarray) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from raymix.data import check, d4rl, d4rl_names, library, logs
+from raymix.data.check import Problem, Refused
 from raymix.data.columns import from_rows, make_dataset
 from raymix.data.table import is_dataset
 from raymix.types import Columns, Dataset, UsageError
@@ -99,6 +100,8 @@ def read(
     if not files:
         raise UsageError(f"Give a file to read, of {', '.join(SUFFIXES)}.")
     if len(files) == 1 and _is_own(files[0]):
+        if options != Options():
+            raise Refused(Problem(str(files[0]), "it is a data set of raymix, which says all itself; give no options"))
         own = library.load_file(files[0])
         return dataclasses.replace(own, spec=dataclasses.replace(own.spec, name=name or own.spec.name))
     setting = _setting(files[0], options)
@@ -121,8 +124,8 @@ def read(
         lows, highs = zip(*(each for each in ranges if each is not None))
         low, high = np.min(lows, axis=0), np.max(highs, axis=0)
         warnings.warn(
-            f"{files[0]}: nothing tells the bounds of actions, so the data's own range is taken, {low.tolist()} to"
-            f" {high.tolist()}; give --action-low and --action-high.",
+            f"{files[0]}: nothing tells the bounds of actions, so the data's own range is taken,"
+            f" {check.shown(low)} to {check.shown(high)}; give --action-low and --action-high.",
             stacklevel=2,
         )
     width = columns.actions.shape[1]
@@ -143,15 +146,16 @@ def check_file(path: str | Path, options: Options | None = None) -> check.Findin
     options, path = options or Options(), Path(path)
     try:
         if _is_own(path):
-            return check.find_in_dataset(library.load_file(path))
+            return check.find_in_dataset(library.load_file(path), str(path))
         setting = _setting(path, options)
         with _opened(path, options) as (table, extra):
             found = _find(path, table, extra, setting, options)
             if not found.problems:
-                _rows(path, table, setting, options)
+                with _place(path):
+                    _rows(path, table, setting, options)
             return found
-    except UsageError as refusal:
-        return check.Findings([check.Problem(str(path), str(refusal).removeprefix(f"{path}: "))])
+    except Refused as refusal:
+        return check.Findings([refusal.problem])
 
 
 def _is_own(path: Path) -> bool:
@@ -169,17 +173,17 @@ def _is_own(path: Path) -> bool:
 def _opened(path: Path, options: Options) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """The table, and the names of columns with no meaning."""
     if not path.is_file():
-        raise UsageError(f"{path}: there is no such file.")
+        raise Refused(Problem(str(path), "there is no such file"))
     if path.suffix in d4rl.SUFFIXES:
         if options.columns:
-            raise UsageError(f"{path}: --column is for logs; the columns of D4RL's files have fixed names.")
+            raise Refused(Problem(str(path), "--column is for logs; D4RL's columns have fixed names"))
         with d4rl.open_table(path) as (table, extra):
             yield _with_options(table, options), extra
     elif path.suffix in logs.SUFFIXES:
         table, extra = logs.read_table(path, options.columns)
         yield _with_options(table, options), extra
     else:
-        raise UsageError(f"{path}: files of {', '.join(SUFFIXES)} can be read, not {path.suffix or 'this one'}.")
+        raise Refused(Problem(str(path), f"{path.suffix or 'it'} is not read; give one of {', '.join(SUFFIXES)}"))
 
 
 def _with_options(table: dict[str, Any], options: Options) -> dict[str, Any]:
@@ -192,15 +196,15 @@ def _find(path: Path, table: dict[str, Any], extra: list[str], setting: _Setting
         table,
         str(path),
         required=d4rl.REQUIRED if is_d4rl else logs.REQUIRED,
+        others=() if options.ignore_extra else extra,
         action_low=setting.low,
         action_high=setting.high,
         time_limit=setting.time_limit,
         terminals_at_limit=options.terminals_at_limit is not None,
         whole_episodes=not is_d4rl,
     )
-    if extra and not options.ignore_extra:
-        what = f"no column of this name is known, of {', '.join(check.KNOWN)}; rename it, or leave it out"
-        found.problems += [check.Problem(str(path), f"{what} with --ignore-extra", name) for name in extra]
+    if options.rewards:  # Constant because it was asked for.
+        found.notes = [note for note in found.notes if note.column != "rewards"]
     task = setting.task
     for column, width in (("observations", task and task.observation_dim), ("actions", task and task.action_dim)):
         if width and column in table and table[column].ndim == 2 and table[column].shape[1] != width:
@@ -208,7 +212,7 @@ def _find(path: Path, table: dict[str, Any], extra: list[str], setting: _Setting
                 f"the file's name is one of D4RL's, whose data have {width} numbers here and not"
                 f" {table[column].shape[1]}; give --env ID, or --env none"
             )
-            found.problems.append(check.Problem(str(path), what, column))
+            found.problems.append(Problem(str(path), what, column))
     return found
 
 
@@ -229,10 +233,12 @@ def _place(path: Path) -> Iterator[None]:
     try:
         yield
     except UsageError as refusal:
-        raise UsageError(f"{path}: {refusal}") from refusal
+        raise Refused(Problem(str(path), str(refusal))) from refusal
 
 
 def _setting(path: Path, options: Options) -> _Setting:
+    if options.time_limit is not None and options.time_limit < 1:
+        raise UsageError(f"--time-limit takes a positive whole number, not {options.time_limit}")
     low = np.asarray(options.action_low, dtype=np.float64) if len(options.action_low) else None
     high = np.asarray(options.action_high, dtype=np.float64) if len(options.action_high) else None
     task = d4rl_names.find(path.stem)
@@ -255,6 +261,8 @@ def _setting(path: Path, options: Options) -> _Setting:
         own_low, own_high = (end if np.isfinite(end).all() else None for end in ends)
         built.close()
         low, high = own_low if low is None else low, own_high if high is None else high
+    if options.terminals_at_limit is not None and limit is None:
+        raise UsageError("--terminals-at-limit needs to know the limit; give --time-limit")
     if (low is None) != (high is None):
         raise UsageError("only one end of the actions' box is known; give both --action-low and --action-high")
     return _Setting(task, environment, low, high, limit)
@@ -292,11 +300,11 @@ def _concatenated(
         for column in ("observations", "actions"):
             mine, other = getattr(columns, column).shape[1], getattr(first, column).shape[1]
             if mine != other:
-                raise UsageError(
-                    f"{path}, column {column}: it has {mine} numbers but {files[0]} {other}; import apart."
+                raise Refused(
+                    Problem(str(path), f"it has {mine} numbers but {files[0]} {other}; import it apart", column)
                 )
         if bool(sources) != bool(names):
-            raise UsageError(f"{path}, column source: it is missing here but not in all files; give it in all or none.")
+            raise Refused(Problem(str(path), "it is in some of the files only; give it in all or in none", "source"))
         numbers = np.array([names.index(name) for name in sources] or [0], dtype=np.int16)
         changed = {"episode": columns.episode + np.int32(episodes), "source": numbers[columns.source]}
         for column, arrays in joined.items():

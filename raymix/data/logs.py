@@ -19,7 +19,6 @@ of an episode that no terminal ends gives its last observation and is no transit
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raymix.data.check import KNOWN, WIDE
+from raymix.data.check import KNOWN, WIDE, Problem, Refused
 from raymix.data.columns import Rows
 from raymix.types import UsageError
 
@@ -55,15 +54,15 @@ def read_table(path: Path, names: Mapping[str, Sequence[str]]) -> tuple[dict[str
             parts = list(names.get(column, ())) or _own_names(column, there)
             missing = [part for part in parts if part not in there]
             if missing:
-                raise UsageError(f"{path}, column {missing[0]}: it is missing; there are: {', '.join(there)}")
+                raise Refused(Problem(str(path), f"it is missing, of {', '.join(there)} that are there", missing[0]))
             used.update(parts)
             if parts:
                 table[column] = _joined(path, column, {part: read(part) for part in parts})
-    except (OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile) as error:
-        if isinstance(error, UsageError):
-            raise
-        told = " ".join(str(error).split())
-        raise UsageError(f"{path}: it cannot be read as {path.suffix[1:]} ({told}); write or copy it again") from error
+    except UsageError:
+        raise
+    except Exception as error:  # Damaged files make NumPy, zipfile and Arrow raise of all kinds.
+        told = f"it cannot be read as {path.suffix[1:]} ({' '.join(str(error).split())}); write or copy it again"
+        raise Refused(Problem(str(path), told)) from error
     return table, [name for name in there if name not in used]
 
 
@@ -92,6 +91,7 @@ def _own_names(column: str, there: Sequence[str]) -> list[str]:
 
 def _array(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
     """(N,) or (N, width); numbers that are missing become NaN, which `check.find` refuses with their row."""
+    column.validate(full=True)  # Arrow reads beyond the memory of arrays that a damaged file describes.
     array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
@@ -100,36 +100,30 @@ def _array(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
     )
     if array.null_count and (lists or not pa.types.is_floating(array.type)):
         row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
-        raise UsageError(f"{path}, column {name}, row {row}: the cell is empty; fill it or leave out that episode")
+        raise Refused(Problem(str(path), "the cell is empty; fill it or leave out that episode", name, row))
     if not lists:
         return array.to_numpy(zero_copy_only=False)
     lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
     odd = np.flatnonzero(lengths != lengths[:1])
     if odd.size:
         row = int(odd[0])
-        raise UsageError(
-            f"{path}, column {name}, row {row}: the list has {lengths[row]} numbers but that of row 0 {lengths[0]};"
-            " give lists of one length"
-        )
+        told = f"the list has {lengths[row]} numbers but that of row 0 {lengths[0]}; give lists of one length"
+        raise Refused(Problem(str(path), told, name, row))
     return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1 if len(array) else 0)
 
 
 def _joined(path: Path, column: str, parts: Mapping[str, np.ndarray]) -> np.ndarray:
-    if column not in WIDE:
-        (values,) = parts.values() if len(parts) == 1 else (None,)
-        if values is None:
-            raise UsageError(f"{path}, column {column}: it is made up of {', '.join(parts)}; give one column")
-        return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     arrays = [values[:, None] if values.ndim == 1 else values for values in parts.values()]
+    if column not in WIDE:
+        if len(arrays) > 1:
+            raise Refused(Problem(str(path), f"it is made up of {', '.join(parts)}; give one column", column))
+        return arrays[0][:, 0] if arrays[0].shape[1:] == (1,) else arrays[0]
     if len(arrays) == 1:
         return arrays[0]
     for name, values in zip(parts, arrays):
-        if len(values) != len(arrays[0]) or values.ndim != 2:
-            first = next(iter(parts))
-            raise UsageError(
-                f"{path}, column {name}, row {min(len(values), len(arrays[0]))}: it has the shape {values.shape} but"
-                f" {first} {arrays[0].shape}; give columns of one length"
-            )
+        if values.ndim != 2 or len(values) != len(arrays[0]):
+            told = f"it has the shape {values.shape} but {next(iter(parts))} {arrays[0].shape}; give one row for each"
+            raise Refused(Problem(str(path), told, name, min(len(values), len(arrays[0]))))
     return np.concatenate(arrays, axis=1)
 
 

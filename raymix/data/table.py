@@ -37,7 +37,11 @@ def is_dataset(schema: pa.Schema) -> bool:
 
 
 def from_table(table: pa.Table) -> Dataset:
-    """The inverse of `to_table`; the columns are read-only views on the table's memory."""
+    """The inverse of `to_table`; the columns are read-only views on the table's memory.
+
+    Raises `pyarrow.ArrowException`, KeyError, ValueError or TypeError for another table, as of a damaged file.
+    """
+    table.validate()  # Looks at sizes only; without it, views of a damaged file reach beyond its memory.
     columns = {}
     for field in dataclasses.fields(Columns):
         array = table.column(field.name).chunk(0)
