@@ -197,6 +197,7 @@ class _Acting(nn.Module):
     def forward(self, observations: Tensor, step: Tensor) -> Tensor:
         nets, key = SimpleNamespace(**self._networks), Key.of(self._seed, step)
         actions = self._algorithm.sample_actions(nets, observations, self._config, key)
+        self.draws = key.draws
         return (self._centre + self._half * actions.double().clamp(-1.0, 1.0)).float()
 
 
@@ -218,12 +219,14 @@ def scripted(plain: PolicyWeights) -> bytes:
     generator = torch.Generator().manual_seed(0)
     mean, std = (torch.tensor(each) for each in (policy.spec.observation_mean, policy.spec.observation_std))
     probes = mean + std * torch.randn(_PROBES, policy.spec.observation_dim, generator=generator)
-    stochastic = not np.array_equal(policy.act(probes.numpy(), 3), policy.act(probes.numpy(), 17))
+    acting = _Acting(plain)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # The tracer warns of every shape that is read; the outcome is checked.
+        acting(probes[:1], torch.tensor(0))
+        stochastic = acting.draws > 0
         recorded = probes[: 1 if stochastic else 2]
-        module = torch.jit.trace(_Acting(plain), (recorded, torch.tensor(3)), check_trace=False)
-        if stochastic:  # a recording holds the number of draws, and so the batch size
+        module = torch.jit.trace(acting, (recorded, torch.tensor(3)), check_trace=False)
+        if stochastic:  # a recording holds how many numbers are drawn, and so the batch size
             module = torch.jit.script(_RowByRow(module))
         for row, step in ((0, 3), (5, 17), (9, 0)):
             chosen = slice(row, row + 1) if stochastic else slice(row, None)
