@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from raymix.types import UsageError
 
 
 def add_to(commands: Any) -> None:
@@ -23,6 +27,60 @@ def add_to(commands: Any) -> None:
     command.add_argument("name", help="a short name, a Minari id, or a mixture such as 'a + b'")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=info)
+    _add_collect(data)
+
+
+def _add_collect(data: Any) -> None:
+    command = data.add_parser(
+        "collect",
+        help="play policies in an environment and keep what they did as a data set",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""\
+Play behaviour policies in an environment, on all cores, and keep their episodes in raymix's library.
+
+  raymix data collect Hopper-v5 --policy random --transitions 100000
+  raymix data collect Hopper-v5 --name hopper/mixed --transitions 1000000 \\
+      --policy expert=sac.zip,noise=0.1 --policy half=sac.zip,random=0.3 --policy random
+
+A policy is [NAME=]POLICY[,OPTION...], where POLICY is one of
+
+  random           uniform in the action box
+  PATH.zip         an agent of Stable-Baselines3 (SAC, TQC, TD3, DDPG, PPO, A2C, TRPO, ARS). Only its weights are read
+                   and no code in it is run, so Stable-Baselines3 need not be installed. It samples its actions;
+                   option deterministic: its modes. An agent that was trained with VecNormalize needs the option
+                   normalize=vecnormalize.pkl, of which the numbers alone are read.
+  PATH.pt          a TorchScript file that maps (B, S) float32 to (B, A). Such a file holds code, which is run: take it
+                   only from people whom you trust. Its random numbers are torch's, seeded by raymix.
+  MODULE:FUNCTION  your code: FUNCTION is called once in each worker, with the options KEY=TEXT as its arguments, and
+                   gives a function (observations, step, generator) -> actions; observations (B, S) float32, step the
+                   time in B episodes side by side, generator NumPy's, for all that is random in it.
+
+and the options for all are noise=SIGMA (N(0, SIGMA) on every number of an action, in the environment's units) and
+random=P (with probability P a uniform action instead). Actions are cut to the environment's box.
+
+Each policy makes an equal part of the transitions, in whole episodes; only its last is cut, where its part is full,
+which counts as a timeout. The data set follows from the environment, the policies, the number and the seed: it is the
+same for any number of workers. What each policy was and earned is kept with it.""",
+    )
+    command.add_argument("environment", metavar="ENV", help="Gymnasium id, such as Hopper-v5")
+    command.add_argument(
+        "--policy", action="append", required=True, metavar="POLICY", help="see above; may be repeated"
+    )
+    command.add_argument("--transitions", type=int, required=True, metavar="N", help="in all, equal parts per policy")
+    command.add_argument("--name", help="of the data set (default: such as hopper/expert-random)")
+    command.add_argument("--overwrite", action="store_true", help="replace a data set of that name")
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="of everything (default: %(default)s)")
+    command.add_argument("--workers", type=int, metavar="W", help="processes of one core each (default: all cores)")
+    command.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="run on a Ray cluster: auto, or HOST:PORT; the policies' files must be at the same place on its nodes",
+    )
+    command.add_argument(
+        "--reference-scores", type=float, nargs=2, metavar=("MIN", "MAX"), help="mean returns that score 0 and 100"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    command.set_defaults(run=collect)
 
 
 def list_known(options: argparse.Namespace) -> None:
@@ -52,3 +110,56 @@ def info(options: argparse.Namespace) -> None:
         if isinstance(value, list):
             value = " ".join(f"{part:.4g}" if isinstance(part, float) else str(part) for part in value)
         print(f"{name:18} {value}")
+
+
+def collect(options: argparse.Namespace) -> None:
+    """`raymix data collect ENV`."""
+    from raymix.data import library, policies
+    from raymix.data.collect import collect as play
+    from raymix.data.collect import default_name
+
+    sources = [policies.parse(text) for text in options.policy]
+    name = options.name or default_name(options.environment, sources)
+    path = library.path_of(name)
+    if library.holds(name) and not options.overwrite:
+        raise UsageError(f"there is a data set {name!r} already, {path}; give another --name, or --overwrite it")
+    with _bar(f"collecting {name}", options.json) as progress:
+        dataset, origin = play(
+            options.environment,
+            sources,
+            options.transitions,
+            name,
+            seed=options.seed,
+            workers=options.workers,
+            address=options.address,
+            reference=options.reference_scores,
+            progress=progress,
+        )
+    library.save(dataset, origin)
+    if options.json:
+        print(json.dumps({"name": name, "path": str(path), **origin}))
+        return
+    print(f"{name}: {dataset.spec.num_transitions:,} transitions in {path}")
+    for source in origin["sources"]:
+        print(f"    {source['name']:16} {earned(source)}")
+
+
+def earned(source: dict[str, Any]) -> str:
+    """What a source of a collection made and earned, in words."""
+    if not source["episodes"]:
+        return f"{source['transitions']:,} transitions of one unfinished episode"
+    return (
+        f"{source['transitions']:,} transitions, {source['episodes']:,} whole episodes with return"
+        f" {source['return_mean']:.1f} ± {source['return_std']:.1f}"
+    )
+
+
+@contextlib.contextmanager
+def _bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, gone when done; yields what moves it, called with (done, in all)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
