@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pickle
@@ -25,6 +26,7 @@ from raymix import cli
 from raymix.data import library, policies
 from raymix.data.collect import Player, collect
 from raymix.data.policies import Behavior, Source, parse
+from raymix.data.train_sources import train_sources
 from raymix.types import UsageError
 
 LOW, HIGH = np.array([-2.0], dtype=np.float32), np.array([2.0], dtype=np.float32)
@@ -398,6 +400,40 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path):
     assert sign.exists(), err
     assert process.returncode == 1 and out == "" and "Traceback" not in err
     assert not list((tmp_path / "library").rglob("*"))
+
+
+# ---------------------------------------------------------------- trained sources
+
+
+def test_sources_are_trained_once_and_collected(ray_here: None, root: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("stable_baselines3")
+    command = ["data", "train-sources", "Pendulum-v1", "--steps", "110", "--transitions", "1000", "--json"]
+    cli.main([*command, "-k", "2"])
+    first = json.loads(capsys.readouterr().out)
+    assert list(first) == library.names() == ["pendulum/source-1", "pendulum/source-2"]
+    assert [library.load(name).spec.num_transitions for name in first] == [1000, 500]
+    agents = [root / f"pendulum/policies/Pendulum-v1-sac-110-steps-seed-{seed}.zip" for seed in (0, 1, 2)]
+    kept = {path: path.stat().st_mtime_ns for path in [*agents[:2], library.path_of("pendulum/source-1")]}
+    hashes = {name: library.load(name).spec.hash for name in first}
+    assert len(set(hashes.values())) == 2 and not np.array_equal(*(acts(parse(str(a)), seen()) for a in agents[:2]))
+
+    library.path_of("pendulum/source-2").unlink()
+    cli.main([*command, "-k", "3"])
+    second = json.loads(capsys.readouterr().out)
+    assert {name: second[name] for name in first} == first and agents[2].exists()
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert {name: library.load(name).spec.hash for name in first} == hashes
+    assert library.load("pendulum/source-3").spec.num_transitions == 334
+
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--steps", "120"])
+    assert "there is another data set 'pendulum/source-1' already" in capsys.readouterr().err
+
+
+def test_training_needs_what_it_needs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"run `pip install 'raymix\[sb3\]'`"):
+        train_sources("Pendulum-v1", 1, steps=1, transitions=1)
 
 
 # ---------------------------------------------------------------- real policies

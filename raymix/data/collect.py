@@ -79,10 +79,10 @@ def collect(
             that raises.
     """
     _check(sources, transitions, seed, workers)
-    description, low, high, limit = _inspect(environment, sources)
+    description, low, high, limit = inspect_environment(environment, sources)
     shares = [transitions // len(sources) + (index < transitions % len(sources)) for index in range(len(sources))]
     size = min(_MOST_TOGETHER, math.ceil(shares[0] / limit / _FEWEST_GROUPS))
-    with _ray(address) as ray:
+    with running_ray(address) as ray:
         cores = int(ray.cluster_resources().get("CPU", 0))
         workers = workers or max(cores, 1)
         if workers > cores:
@@ -147,8 +147,12 @@ def _check(sources: Sequence[Source], transitions: int, seed: int, workers: int 
         raise UsageError(f"--workers {workers} must be at least 1")
 
 
-def _inspect(environment: str, sources: Sequence[Source]) -> tuple[str, np.ndarray, np.ndarray, int]:
-    """The `EnvSpec` as JSON, the action box in float32 and the most steps of an episode; each policy acts once."""
+def inspect_environment(environment: str, sources: Sequence[Source] = ()) -> tuple[str, np.ndarray, np.ndarray, int]:
+    """The `EnvSpec` as JSON, the action box in float32 and the most steps of an episode; each policy acts once.
+
+    Raises:
+        UsageError: as `collect`, of what can be known before it starts.
+    """
     import gymnasium
 
     from raymix.evaluation.rollout import build_environment
@@ -176,8 +180,8 @@ def _inspect(environment: str, sources: Sequence[Source]) -> tuple[str, np.ndarr
 
 
 @contextlib.contextmanager
-def _ray(address: str | None) -> Iterator[Any]:
-    """The module `ray`, connected."""
+def running_ray(address: str | None) -> Iterator[Any]:
+    """The module `ray`, connected: to what this process is connected to already, or as `raymix.cluster.connected`."""
     import ray
 
     from raymix.cluster import connected
