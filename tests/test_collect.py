@@ -299,6 +299,10 @@ def test_ends_are_terminals_and_cuts_are_timeouts(ray_here: None):
         ("Pendulum-v1", ["random"], {"seed": -1}, "--seed -1 must be at least 0"),
         ("Pendulum-v1", ["bad=behaviors:spoiled,how=nan"], {}, r"'bad' gave the action \[nan\] at step 0"),
         ("Pendulum-v1", ["bad=behaviors:spoiled,how=nan,step=90"], {}, r"'bad' gave the action \[nan\] at step 90"),
+        pytest.param(
+            *("Pendulum-v1", ["behaviors:spoiled,how=exit,step=1"], {"workers": 1}, "played Pendulum-v1 died 4 times"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_cannot_be_collected_is_refused_in_a_sentence(
@@ -325,12 +329,14 @@ class _Broken(gymnasium.Env):
         return np.zeros(1, np.float32), float("nan"), False, False, {}
 
 
+gymnasium.register("tests/Broken-v0", _Broken, max_episode_steps=5)
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [("raise", "failed in step 0 of an episode .ArithmeticError: the solver diverged"), ("nan", "gave the reward nan")],
 )
 def test_an_environment_that_fails_is_named(how: str, message: str):
-    gymnasium.register("tests/Broken-v0", _Broken, max_episode_steps=5)
     description = json.dumps({"id": "tests/Broken-v0", "kwargs": {"how": how}})
     with pytest.raises(UsageError, match=f"the environment tests/Broken-v0 {message}"):
         # Not through Ray, whose processes do not know this class.

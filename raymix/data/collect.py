@@ -55,7 +55,8 @@ def collect(
     """Play the sources' policies in an environment until they have made `transitions` in all, equal parts each.
 
     Whole episodes, source after source; only the last of each source is cut, where its share is full, and the cut is a
-    timeout. The same arguments give bit-identical rows, on one version of the simulator, for any `workers`.
+    timeout. The same arguments give bit-identical rows for any `workers`, on one version of the simulator
+    and one kind of processor.
 
     Args:
         environment: Gymnasium id; observations and actions must be vectors, actions with finite bounds.
@@ -92,7 +93,7 @@ def collect(
         try:
             rolled = _gather(ray, players, shares, size, size * limit, progress)
         except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+            raise (error.cause if isinstance(error.cause, UsageError) else error) from None
         except ray.exceptions.RayActorError as error:
             raise UsageError(
                 f"a process that played {environment} died {_RETRIES + 1} times ({str(error).splitlines()[0]}); look"

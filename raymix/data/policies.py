@@ -246,9 +246,11 @@ def _load_stable_baselines3(source: Source, observation_dim: int, low: np.ndarra
         for layer in actor.hidden:
             hidden = actor.activate(layer(hidden))
         actions = actor.mean(hidden).numpy()
-        if actor.log_std is not None and not source.deterministic:
-            std = np.exp(actor.log_std(hidden).numpy())
-            actions = actions + std * generator.standard_normal(actions.shape, np.float32)
+        log_std = actor.log_std
+        if log_std is not None and not source.deterministic:
+            if isinstance(log_std, torch.nn.Linear):
+                log_std = log_std(hidden).clamp(*_LOG_STD_RANGE)
+            actions = actions + np.exp(log_std.numpy()) * generator.standard_normal(actions.shape, np.float32)
         return centre + half * np.tanh(actions) if actor.squashed else actions
 
     return act
@@ -259,8 +261,8 @@ class _Actor:
     hidden: list[torch.nn.Linear]
     activate: Callable[[torch.Tensor], torch.Tensor]
     mean: torch.nn.Linear
-    log_std: Callable[[torch.Tensor], torch.Tensor] | None
-    """From the last hidden layer; None where the policy is deterministic."""
+    log_std: torch.nn.Linear | torch.Tensor | None
+    """On the last hidden layer, or the same everywhere, (A,); None where the policy is deterministic."""
     squashed: bool
     """Whether actions go through tanh and are scaled to the box."""
 
@@ -284,16 +286,14 @@ def _read_actor(path: str) -> _Actor:
         found = [re.fullmatch(rf"{prefix}\.(\d+)\.weight", name) for name in weights]
         return [linear(f"{prefix}.{index}") for index in sorted(int(match[1]) for match in found if match)]
 
-    log_std: Callable[[torch.Tensor], torch.Tensor] | None = None
+    log_std: torch.nn.Linear | torch.Tensor | None = None
     try:
         if "actor.log_std.weight" in weights:  # SAC, TQC
             hidden, mean, squashed, default = linears("actor.latent_pi"), linear("actor.mu"), True, "ReLU"
-            of_state = linear("actor.log_std")
-            log_std = lambda features: of_state(features).clamp(*_LOG_STD_RANGE)  # noqa: E731
+            log_std = linear("actor.log_std")
         elif "log_std" in weights:  # PPO, A2C, TRPO
             hidden, mean, squashed, default = linears("mlp_extractor.policy_net"), linear("action_net"), False, "Tanh"
-            constant = weights.pop("log_std").reshape(mean.out_features)  # (A,); otherwise gSDE's, and refused
-            log_std = lambda features: constant  # noqa: E731
+            log_std = weights.pop("log_std").reshape(mean.out_features)  # (A,); otherwise gSDE's, and refused
         else:  # TD3, DDPG, ARS
             *hidden, mean = linears("actor.mu") or linears("action_net")
             squashed, default = mean.bias is not None, "ReLU"  # ARS's linear policy, the one without biases, is not
@@ -317,15 +317,7 @@ def _read_zip(path: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             settings = json.loads(archive.read("data")).get("policy_kwargs") or {}
             weights = torch.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
         return dict(weights), dict(settings)
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        KeyError,
-        ValueError,
-        RuntimeError,
-        AttributeError,
-        pickle.PickleError,
-    ) as error:
+    except Exception as error:  # A damaged or foreign file may raise nearly anything.
         raise UsageError(
             f"{path} is no agent that Stable-Baselines3 saved ({_one_line(error)}); give the file that"
             " `model.save` wrote"
@@ -342,7 +334,7 @@ def _read_normalization(path: str, observation_dim: int) -> Callable[[np.ndarray
         epsilon, limit = float(state["epsilon"]), float(state["clip_obs"])
         if mean.shape != (observation_dim,) or variance.shape != (observation_dim,):
             raise ValueError(f"statistics of shape {mean.shape} for observations of {observation_dim} numbers")
-    except (OSError, EOFError, pickle.PickleError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # as above
         raise UsageError(
             f"{path} holds no observation statistics for this environment ({_one_line(error)}); give the"
             " vecnormalize.pkl that `VecNormalize.save` wrote for it"
