@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from raymix.types import UsageError
@@ -28,6 +31,103 @@ def add_to(commands: Any) -> None:
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=info)
     _add_files_to(data)
+    _add_collect(data)
+    _add_train_sources(data)
+
+
+def _add_collect(data: Any) -> None:
+    command = data.add_parser(
+        "collect",
+        help="play policies in an environment and keep what they did as a data set",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""\
+Play behaviour policies in an environment, on all cores, and keep their episodes in raymix's library.
+
+  raymix data collect Hopper-v5 --policy random --transitions 100000
+  raymix data collect Hopper-v5 --name hopper/mixed --transitions 1000000 \\
+      --policy expert=sac.zip,noise=0.1 --policy half=sac.zip,random=0.3 --policy random
+
+A policy is [NAME=]POLICY[,OPTION...], where POLICY is one of
+
+  random           uniform in the action box
+  PATH.zip         an agent of Stable-Baselines3 (SAC, TQC, TD3, DDPG, PPO, A2C, TRPO, ARS). Only its weights are read
+                   and no code in it is run, so Stable-Baselines3 need not be installed. It samples its actions;
+                   option deterministic: its modes. An agent that was trained with VecNormalize needs the option
+                   normalize=vecnormalize.pkl, of which the numbers alone are read.
+  PATH.pt          a TorchScript file that maps (B, S) float32 to (B, A). Such a file holds code, which is run: take it
+                   only from people whom you trust. Its random numbers are torch's, seeded by raymix.
+  MODULE:FUNCTION  your code: FUNCTION is called once in each worker, with the options KEY=TEXT as its arguments, and
+                   gives a function (observations, step, generator) -> actions; observations (B, S) float32, step the
+                   time in B episodes side by side, generator NumPy's, for all that is random in it.
+
+and the options for all are noise=SIGMA (N(0, SIGMA) on every number of an action, in the environment's units) and
+random=P (with probability P a uniform action instead). Actions are cut to the environment's box.
+
+Each policy makes an equal part of the transitions, in whole episodes; only its last is cut, where its part is full,
+which counts as a timeout. The data set follows from the environment, the policies, the number and the seed: it is the
+same for any number of workers. What each policy was and earned is kept with it.""",
+    )
+    command.add_argument("environment", metavar="ENV", help="Gymnasium id, such as Hopper-v5")
+    command.add_argument(
+        "--policy", action="append", required=True, metavar="POLICY", help="see above; may be repeated"
+    )
+    command.add_argument("--transitions", type=int, required=True, metavar="N", help="in all, equal parts per policy")
+    command.add_argument("--name", help="of the data set (default: such as hopper/expert-random)")
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="of everything (default: %(default)s)")
+    command.add_argument("--workers", type=int, metavar="W", help="processes of one core each (default: all cores)")
+    _played(command)
+    command.set_defaults(run=collect)
+
+
+def _add_train_sources(data: Any) -> None:
+    command = data.add_parser(
+        "train-sources",
+        help="train k SAC agents and collect a data set from each, for the mixtures heterogeneous-1..k",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""\
+Train k agents by SAC (Stable-Baselines3, its defaults) that differ in their seeds 0..k-1 only, and collect a data set
+from each: the sources of LBRAC-v's heterogeneous-k, which is the first k of them in equal shares.
+
+  raymix data train-sources Hopper-v5 -k 5
+
+writes into raymix's library
+
+  hopper/source-1 ... hopper/source-5    the data; source-i has N/i transitions, its share of heterogeneous-i
+  hopper/policies/*.zip                  the agents, one for each environment, number of steps and seed
+
+Needs `pip install 'raymix[sb3]'`. An agent takes one core and makes about 80 steps a second on it (Hopper-v5 on a
+server's core), so that 500,000 steps last 1.7 hours, and those of five agents on two cores 5 hours. What is there
+already, agents and data, is not made again: repeat the command after an interrupt (an agent that was in training
+starts over), or with a larger k.""",
+    )
+    command.add_argument("environment", metavar="ENV", help="Gymnasium id, such as Hopper-v5")
+    command.add_argument("-k", type=int, default=5, metavar="K", help="agents (default: %(default)s)")
+    command.add_argument(
+        "--steps",
+        type=int,
+        default=500_000,
+        metavar="N",
+        help="of each agent in its environment (default: %(default)s)",
+    )
+    command.add_argument(
+        "--transitions", type=int, default=1_000_000, metavar="N", help="of each heterogeneous-i (default: %(default)s)"
+    )
+    _played(command)
+    command.set_defaults(run=train_sources)
+
+
+def _played(command: Any) -> None:
+    """The options of what plays in an environment and keeps it."""
+    command.add_argument("--overwrite", action="store_true", help="replace other data sets of these names")
+    command.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="run on a Ray cluster: auto, or HOST:PORT; the policies' files must be at the same place on its nodes",
+    )
+    command.add_argument(
+        "--reference-scores", type=float, nargs=2, metavar=("MIN", "MAX"), help="mean returns that score 0 and 100"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
 def list_known(options: argparse.Namespace) -> None:
@@ -238,3 +338,78 @@ def check(options: argparse.Namespace) -> None:
             print(f"{options.name}: no problems")
     if found.problems:
         sys.exit(1)
+
+
+def collect(options: argparse.Namespace) -> None:
+    """`raymix data collect ENV`."""
+    from raymix.data import library, policies
+    from raymix.data.collect import collect as play
+    from raymix.data.collect import default_name
+
+    sources = [policies.parse(text) for text in options.policy]
+    name = options.name or default_name(options.environment, sources)
+    path = library.path_of(name)
+    if library.holds(name) and not options.overwrite:
+        raise UsageError(f"there is a data set {name!r} already, {path}; give another --name, or --overwrite it")
+    with _bar(options.json) as progress:
+        dataset, origin = play(
+            options.environment,
+            sources,
+            options.transitions,
+            name,
+            seed=options.seed,
+            workers=options.workers,
+            address=options.address,
+            reference=options.reference_scores,
+            progress=functools.partial(progress, f"collecting {name}"),
+        )
+    library.save(dataset, origin)
+    if options.json:
+        print(json.dumps({"name": name, "path": str(path), **origin}))
+        return
+    print(f"{name}: {dataset.spec.num_transitions:,} transitions in {path}")
+    for source in origin["sources"]:
+        print(f"    {source['name']:16} {earned(source)}")
+
+
+def train_sources(options: argparse.Namespace) -> None:
+    """`raymix data train-sources ENV`."""
+    from raymix.data import train_sources as sources
+
+    with _bar(options.json) as progress:
+        made = sources.train_sources(
+            options.environment,
+            options.k,
+            steps=options.steps,
+            transitions=options.transitions,
+            overwrite=options.overwrite,
+            address=options.address,
+            reference=options.reference_scores,
+            progress=progress,
+        )
+    if options.json:
+        print(json.dumps(made))
+        return
+    for name, origin in made.items():
+        print(f"{name:24} {earned(origin['sources'][0])}")
+
+
+def earned(source: dict[str, Any]) -> str:
+    """What a source of a collection made and earned, in words."""
+    if not source["episodes"]:
+        return f"{source['transitions']:,} transitions of one unfinished episode"
+    return (
+        f"{source['transitions']:,} transitions, {source['episodes']:,} whole episodes with return"
+        f" {source['return_mean']:.1f} ± {source['return_std']:.1f}"
+    )
+
+
+@contextlib.contextmanager
+def _bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr, gone when done; yields what moves it, called with (what is made, done, in all)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda label, done, total: bar.update(task, description=label, completed=done, total=total)

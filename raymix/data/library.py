@@ -6,11 +6,15 @@ larger than memory can be trained on. The root is $RAYMIX_DATASETS_PATH, or ~/.r
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,6 +22,7 @@ from raymix.data.table import from_table, to_table
 from raymix.files import sync_folder
 from raymix.types import Dataset, UsageError
 
+_ORIGIN_KEY = b"raymix.origin"
 NAME = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*")
 
 
@@ -55,8 +60,10 @@ def holds(name: str) -> bool:
     return bool(NAME.fullmatch(name)) and ".." not in name and (root() / f"{name}.arrow").is_file()
 
 
-def save(dataset: Dataset) -> Path:
+def save(dataset: Dataset, origin: Mapping[str, Any] | None = None) -> Path:
     """Write a data set under its `Spec.name`, whole or not at all, replacing one of that name; returns the file.
+
+    `origin` is kept beside it: how it was made, JSON-ready. `origin(name)` reads it.
 
     Raises:
         UsageError: the name is none, or the file cannot be written.
@@ -64,6 +71,8 @@ def save(dataset: Dataset) -> Path:
     path = path_of(dataset.spec.name)
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     table = to_table(dataset)
+    if origin is not None:
+        table = table.replace_schema_metadata({**table.schema.metadata, _ORIGIN_KEY: json.dumps(origin)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
@@ -88,10 +97,18 @@ def load(name: str) -> Dataset:
     Raises:
         UsageError: there is none, or the file is no whole data set.
     """
-    path = path_of(name)
-    if not path.is_file():
-        raise UsageError(f"the library {root()} holds no data set {name!r}, only {names() or 'nothing'}")
-    return load_file(path)
+    return load_file(_existing(name))
+
+
+def origin(name: str) -> dict[str, Any] | None:
+    """How the data set of that name was made, as `save` was told; None where it was not.
+
+    Raises:
+        UsageError: there is none, or the file is no whole data set.
+    """
+    path = _existing(name)
+    with _readable(path), pa.memory_map(str(path)) as file:
+        return json.loads((pa.ipc.open_file(file).schema.metadata or {}).get(_ORIGIN_KEY, b"null"))
 
 
 def load_file(path: Path) -> Dataset:
@@ -102,9 +119,21 @@ def load_file(path: Path) -> Dataset:
     Raises:
         UsageError: the file is no whole data set of raymix.
     """
+    with _readable(path), pa.memory_map(str(path)) as file:
+        return replace(from_table(pa.ipc.open_file(file).read_all()), file=str(path))
+
+
+def _existing(name: str) -> Path:
+    path = path_of(name)
+    if not path.is_file():
+        raise UsageError(f"the library {root()} holds no data set {name!r}, only {names() or 'nothing'}")
+    return path
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with pa.memory_map(str(path)) as file:
-            return replace(from_table(pa.ipc.open_file(file).read_all()), file=str(path))
+        yield
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise UsageError(
             f"{path} is no whole data set of raymix ({' '.join(str(error).split())}); import or collect it again"
