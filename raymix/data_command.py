@@ -61,7 +61,8 @@ A policy is [NAME=]POLICY[,OPTION...], where POLICY is one of
                    time in B episodes side by side, generator NumPy's, for all that is random in it.
 
 and the options for all are noise=SIGMA (N(0, SIGMA) on every number of an action, in the environment's units) and
-random=P (with probability P a uniform action instead). Actions are cut to the environment's box.
+random=P (with probability P a uniform action instead); noise=0|0.1|0.3 is a ladder, a source for each value. Actions
+are cut to the environment's box.
 
 Each policy makes an equal part of the transitions, in whole episodes; only its last is cut, where its part is full,
 which counts as a timeout. The data set follows from the environment, the policies, the number and the seed: it is the
@@ -74,6 +75,9 @@ same for any number of workers. What each policy was and earned is kept with it.
     command.add_argument("--transitions", type=int, required=True, metavar="N", help="in all, equal parts per policy")
     command.add_argument("--name", help="of the data set (default: such as hopper/expert-random)")
     command.add_argument("--seed", type=int, default=0, metavar="S", help="of everything (default: %(default)s)")
+    command.add_argument(
+        "--observations", metavar="RULE", help="of dictionaries: all, no-goal, no-achieved or observation"
+    )
     command.add_argument("--workers", type=int, metavar="W", help="processes of one core each (default: all cores)")
     _played(command)
     command.set_defaults(run=collect)
@@ -125,7 +129,11 @@ def _played(command: Any) -> None:
         help="run on a Ray cluster: auto, or HOST:PORT; the policies' files must be at the same place on its nodes",
     )
     command.add_argument(
-        "--reference-scores", type=float, nargs=2, metavar=("MIN", "MAX"), help="mean returns that score 0 and 100"
+        "--reference-scores",
+        type=float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="mean returns that score 0 and 100 (default: D4RL's of that task, if it has one)",
     )
     command.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
@@ -346,11 +354,12 @@ def collect(options: argparse.Namespace) -> None:
     from raymix.data.collect import collect as play
     from raymix.data.collect import default_name
 
-    sources = [policies.parse(text) for text in options.policy]
+    sources = [source for text in options.policy for source in policies.ladder(text)]
     name = options.name or default_name(options.environment, sources)
     path = library.path_of(name)
     if library.holds(name) and not options.overwrite:
         raise UsageError(f"there is a data set {name!r} already, {path}; give another --name, or --overwrite it")
+    library.require_writable(name)
     with _bar(options.json) as progress:
         dataset, origin = play(
             options.environment,
@@ -360,6 +369,7 @@ def collect(options: argparse.Namespace) -> None:
             seed=options.seed,
             workers=options.workers,
             address=options.address,
+            observations=options.observations,
             reference=options.reference_scores,
             progress=functools.partial(progress, f"collecting {name}"),
         )

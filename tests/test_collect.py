@@ -27,6 +27,7 @@ from raymix.data import library, policies
 from raymix.data.collect import Player, collect
 from raymix.data.policies import Behavior, Source, parse
 from raymix.data.train_sources import train_sources
+from raymix.evaluation.rollout import check_environment
 from raymix.types import UsageError
 
 LOW, HIGH = np.array([-2.0], dtype=np.float32), np.array([2.0], dtype=np.float32)
@@ -68,6 +69,17 @@ def test_a_source_is_read_with_its_options(tmp_path: Path):
     path, pickled = str(tmp_path / "sac.zip"), str(tmp_path / "v.pkl")
     assert parse(text) == Source("expert", path, 0.1, 0.25, deterministic=True, normalize=pickled)
     assert parse("a.b:make,path=x=y,noise=1") == Source("make", "a.b:make", 1.0, arguments=(("path", "x=y"),))
+
+
+def test_a_ladder_is_a_source_for_each_rung():
+    sources = policies.ladder("r=random,noise=0|0.5,random=0.1|0.2")
+    assert [source.name for source in sources] == [
+        f"r-random-{chance}-noise-{noise}" for noise in ("0", "0.5") for chance in ("0.1", "0.2")
+    ]
+    assert [(source.noise, source.random) for source in sources] == [(0, 0.1), (0, 0.2), (0.5, 0.1), (0.5, 0.2)]
+    assert policies.ladder("random,noise=0.5") == [parse("random,noise=0.5")]
+    with pytest.raises(UsageError, match="noise=x; give a finite"):
+        policies.ladder("random,noise=0|x")
 
 
 @pytest.mark.parametrize(
@@ -372,6 +384,17 @@ def test_the_command_keeps_the_data_and_what_made_it(ray_here: None, root: Path,
     assert library.load("pendulum/random").spec.reference_max == -150
 
 
+def test_dictionaries_are_collected_by_a_rule_and_references_are_those_of_d4rl(ray_here: None):
+    sources = [parse("random")]
+    with pytest.raises(UsageError, match=r"of dictionaries, choose what is observed with --observations all\|no-goal"):
+        collect("PointMaze_UMaze-v3", sources, 40, "maze/random")
+    dataset, _ = collect("PointMaze_UMaze-v3", sources, 40, "maze/random", observations="observation")
+    assert dataset.spec.observation_dim == 4 and dataset.spec.reference_max == 161.86
+    check_environment(dataset.spec)
+    hopper, _ = collect("Hopper-v5", sources, 20, "hopper/random")
+    assert (hopper.spec.reference_min, hopper.spec.reference_max) == (-20.272305, 3234.3)
+
+
 def test_an_interrupt_leaves_nothing(tmp_path: Path):
     """From the user's side: a process of its own with a Ray of its own, stopped while it plays."""
     (tmp_path / "mine.py").write_text(
@@ -405,7 +428,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path):
         process.kill()
     assert sign.exists(), err
     assert process.returncode == 1 and out == "" and "Traceback" not in err
-    assert not list((tmp_path / "library").rglob("*"))
+    assert not [path for path in root.rglob("*") if path.is_file()]
 
 
 # ---------------------------------------------------------------- trained sources

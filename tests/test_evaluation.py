@@ -17,6 +17,7 @@ from helpers import OBSERVATION_DIM, learner_for, small_config
 from raymix import run_folder
 from raymix.algorithms import base
 from raymix.data import toy
+from raymix.envs import build
 from raymix.envs.build import build_environment
 from raymix.evaluation import rollout
 from raymix.evaluation.policy import Policies, Policy
@@ -59,7 +60,7 @@ class Walk(gymnasium.Env[np.ndarray, np.ndarray]):
 @pytest.fixture(autouse=True)
 def walk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """`test/Walk-v0`, and no environment left from one test to the next."""
-    monkeypatch.setattr(rollout, "_kept", {})
+    monkeypatch.setattr(build, "_kept", {})
     Walk.open_ones = 0
     gymnasium.register(id="test/Walk-v0", entry_point=Walk)
     yield
@@ -178,13 +179,13 @@ def test_an_unbounded_environment_takes_the_datas_bounds() -> None:
 
 def test_environments_are_kept_and_the_oldest_closed() -> None:
     texts = [description(max_episode_steps=number) for number in range(1, 6)]
-    first = rollout.environments(texts[0], 2)
-    assert rollout.environments(texts[0], 3)[:2] == first
+    first = build.environments(texts[0], 2)
+    assert build.environments(texts[0], 3)[:2] == first
     for text in texts[1:4]:
-        rollout.environments(text, 1)
-    assert rollout.environments(texts[0], 1) == first[:1] and Walk.open_ones == 6
-    rollout.environments(texts[4], 1)
-    assert texts[1] not in rollout._kept and Walk.open_ones == 6
+        build.environments(text, 1)
+    assert build.environments(texts[0], 1) == first[:1] and Walk.open_ones == 6
+    build.environments(texts[4], 1)
+    assert texts[1] not in build._kept and Walk.open_ones == 6
 
 
 # ---------------------------------------------------------------- playing

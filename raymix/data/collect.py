@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raymix.data import d4rl_names
 from raymix.data.columns import Episode, from_episodes, make_dataset
 from raymix.data.policies import Behavior, Source
+from raymix.envs.flatten import RULES
 from raymix.types import Dataset, UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def collect(
     seed: int = 0,
     workers: int | None = None,
     address: str | None = None,
+    observations: str | None = None,
     reference: tuple[float, float] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Dataset, dict[str, Any]]:
@@ -67,7 +70,8 @@ def collect(
         workers: processes of one core each; all cores if None.
         address: of a Ray cluster, on whose nodes the policies' files and modules must be at the same place; None
             for a Ray of its own on this machine, or for one that this process has started already.
-        reference: mean returns that score 0 and 100.
+        observations: the rule by which observations that are dictionaries become vectors (`raymix.envs.flatten`).
+        reference: mean returns that score 0 and 100; None for those of D4RL's task of that name, if there is one.
         progress: called as groups arrive.
 
     Returns:
@@ -80,7 +84,8 @@ def collect(
             that raises.
     """
     _check(sources, transitions, seed, workers)
-    description, low, high, limit = inspect_environment(environment, sources)
+    description, low, high, limit = inspect_environment(environment, sources, observations)
+    reference = reference or d4rl_names.references(environment)
     shares = [transitions // len(sources) + (index < transitions % len(sources)) for index in range(len(sources))]
     size = min(_MOST_TOGETHER, math.ceil(shares[0] / limit / _FEWEST_GROUPS))
     with running_ray(address) as ray:
@@ -148,7 +153,9 @@ def _check(sources: Sequence[Source], transitions: int, seed: int, workers: int 
         raise UsageError(f"--workers {workers} must be at least 1")
 
 
-def inspect_environment(environment: str, sources: Sequence[Source] = ()) -> tuple[str, np.ndarray, np.ndarray, int]:
+def inspect_environment(
+    environment: str, sources: Sequence[Source] = (), observations: str | None = None
+) -> tuple[str, np.ndarray, np.ndarray, int]:
     """The `EnvSpec` as JSON, the action box in float32 and the most steps of an episode; each policy acts once.
 
     Raises:
@@ -156,15 +163,17 @@ def inspect_environment(environment: str, sources: Sequence[Source] = ()) -> tup
     """
     import gymnasium
 
-    from raymix.evaluation.rollout import build_environment
+    from raymix.envs.build import build_environment
 
-    built = build_environment(json.dumps({"id": environment}))
+    described = json.dumps({"id": environment, **({"observations": observations} if observations else {})})
+    built = build_environment(described)
     try:
         for what, space in (("observations", built.observation_space), ("actions", built.action_space)):
             if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
                 told = " ".join(str(space).split())
                 raise UsageError(
-                    f"the environment {environment!r} has the {what} {told}; both must be vectors of numbers (Box)"
+                    f"the environment {environment!r} has the {what} {told}; both must be vectors of numbers (Box);"
+                    f" of dictionaries, choose what is observed with --observations {'|'.join(RULES)}"
                 )
         assert isinstance(built.action_space, gymnasium.spaces.Box)
         low, high = built.action_space.low.astype(np.float32), built.action_space.high.astype(np.float32)
@@ -177,7 +186,8 @@ def inspect_environment(environment: str, sources: Sequence[Source] = ()) -> tup
     finally:
         built.close()
     registered = gymnasium.spec(environment)
-    return registered.to_json(), low, high, registered.max_episode_steps or _ASSUMED_STEPS
+    described = json.dumps({**json.loads(registered.to_json()), **json.loads(described)})
+    return described, low, high, registered.max_episode_steps or _ASSUMED_STEPS
 
 
 @contextlib.contextmanager
@@ -255,7 +265,7 @@ class Player:
         """
         import torch
 
-        from raymix.evaluation.rollout import MAX_STEPS, environments
+        from raymix.envs.build import MAX_STEPS, environments
 
         torch.set_num_threads(1)  # one core each
         built = environments(self._description, size)

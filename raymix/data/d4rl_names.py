@@ -157,3 +157,14 @@ def find(name: str) -> Task | None:
         if re.fullmatch(rf"{task.pattern}(-v\d+)?", plain):
             return task
     return None
+
+
+def references(environment: str) -> tuple[float, float] | None:
+    """D4RL's mean returns of a random and of an expert policy in the task of a Gymnasium id; None where it has none.
+
+    Sparse and dense mazes are different environments, but all of one robot's data sets share a task.
+    """
+    for task in TASKS:
+        if task.same_task(environment):
+            return task.reference_min, task.reference_max
+    return None

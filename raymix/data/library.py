@@ -60,6 +60,25 @@ def holds(name: str) -> bool:
     return bool(NAME.fullmatch(name)) and ".." not in name and (root() / f"{name}.arrow").is_file()
 
 
+def require_writable(name: str) -> None:
+    """Make the folder of a data set of that name, before the work of making it.
+
+    Raises:
+        UsageError: nothing can be written there.
+    """
+    folder = path_of(name).parent
+    probe = folder / f".{uuid.uuid4().hex}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"the data set {name} cannot be written to {folder} ({error.strerror}); set RAYMIX_DATASETS_PATH to another"
+            " folder"
+        ) from error
+
+
 def save(dataset: Dataset, origin: Mapping[str, Any] | None = None) -> Path:
     """Write a data set under its `Spec.name`, whole or not at all, replacing one of that name; returns the file.
 

@@ -8,6 +8,8 @@ A source is written `[NAME=]POLICY[,OPTION...]`, such as `expert=sac.zip,noise=0
     normalize=FILE     the vecnormalize.pkl that the agent was trained with (Stable-Baselines3 only)
     KEY=TEXT           an argument of FUNCTION (MODULE:FUNCTION only)
 
+A ladder such as `noise=0|0.1|0.3` stands for a source per value (`ladder`).
+
 Actions are cut to the environment's box at the end, as they are executed and stored.
 """
 
@@ -121,6 +123,22 @@ def parse(text: str) -> Source:
                 " deterministic and normalize=FILE for a PATH.zip, and KEY=TEXT for the arguments of a MODULE:FUNCTION"
             )
     return dataclasses.replace(source, **values, arguments=tuple(arguments.items()))
+
+
+def ladder(text: str) -> list[Source]:
+    """The sources of a text in which noise or random has several values, such as `sac.zip,noise=0|0.1|0.3`.
+
+    They are named after the value: `sac-noise-0.1`. A text without `|` is one source. Raises as `parse`.
+    """
+    match = re.search(r",(noise|random)=([^,]*\|[^,]*)", text)
+    if match is None:
+        return [parse(text)]
+    key, rungs = match[1], match[2].split("|")
+    sources = []
+    for rung in rungs:
+        for source in ladder(f"{text[: match.start()]},{key}={rung}{text[match.end() :]}"):
+            sources.append(dataclasses.replace(source, name=f"{source.name}-{key}-{rung}"))
+    return sources
 
 
 def _existing(path: str, text: str) -> str:

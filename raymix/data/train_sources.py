@@ -143,7 +143,7 @@ def _agent(description: str, steps: int, seed: int) -> Iterator[int | bytes]:
     import torch
     from stable_baselines3 import SAC
 
-    from raymix.evaluation.rollout import build_environment
+    from raymix.envs.build import build_environment
 
     torch.set_num_threads(1)  # one core each
     agent = SAC("MlpPolicy", build_environment(description), seed=seed, device="cpu")

@@ -14,6 +14,13 @@ import raymix.envs  # noqa: F401  (registers raymix's environments)
 from raymix.envs.flatten import Flattened
 from raymix.types import UsageError
 
+MAX_STEPS = 100_000
+"""An episode longer than this is an environment that never ends; it would stop a whole sweep without a word."""
+
+_MOST_KEPT = 4
+_kept: dict[str, list[gymnasium.Env]] = {}
+"""Environments by their `EnvSpec`, the last used ones last: building a simulation takes longer than an episode."""
+
 
 def build_environment(description: str) -> gymnasium.Env:
     """The environment of a Gymnasium `EnvSpec` in JSON, made by its registered id only.
@@ -80,3 +87,15 @@ def _parse(description: str) -> tuple[str, dict[str, Any], int | None, str | Non
 
 def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def environments(description: str, count: int) -> list[gymnasium.Env]:
+    """`count` environments, kept for the next evaluation; those unused for longest are closed."""
+    lanes = _kept.pop(description, [])
+    _kept[description] = lanes
+    while len(_kept) > _MOST_KEPT:
+        for environment in _kept.pop(next(iter(_kept))):
+            environment.close()
+    while len(lanes) < count:
+        lanes.append(build_environment(description))
+    return lanes[:count]

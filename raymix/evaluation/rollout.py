@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import gymnasium
 import numpy as np
 
-from raymix.envs.build import build_environment
+from raymix.envs.build import MAX_STEPS, build_environment, environments
 from raymix.evaluation.policy import Policies, Policy
 from raymix.types import Spec, UsageError
 
@@ -19,13 +19,6 @@ LANES = 8
 
 FIRST_SEED = 1_000_000
 """Reset seed of episode 0; episode i resets with the i-th seed after it, the same for every policy."""
-
-MAX_STEPS = 100_000
-"""An episode longer than this is an environment that never ends; it would stop a whole sweep without a word."""
-
-_MOST_KEPT = 4
-_kept: dict[str, list[gymnasium.Env]] = {}
-"""Environments by their `EnvSpec`, the last used ones last: building a simulation takes longer than an episode."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +60,6 @@ def _description(spec: Spec) -> str:
     if spec.environment is None:
         raise UsageError(f"data set {spec.name} has no environment to evaluate in; choose one that has")
     return spec.environment
-
-
-def environments(description: str, count: int) -> list[gymnasium.Env]:
-    """`count` environments, kept for the next evaluation; those unused for longest are closed."""
-    lanes = _kept.pop(description, [])
-    _kept[description] = lanes
-    while len(_kept) > _MOST_KEPT:
-        for environment in _kept.pop(next(iter(_kept))):
-            environment.close()
-    while len(lanes) < count:
-        lanes.append(build_environment(description))
-    return lanes[:count]
 
 
 def evaluate(policy: Policy, episodes: int) -> Evaluation:
