@@ -428,7 +428,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path):
         process.kill()
     assert sign.exists(), err
     assert process.returncode == 1 and out == "" and "Traceback" not in err
-    assert not [path for path in root.rglob("*") if path.is_file()]
+    assert not [path for path in (tmp_path / "library").rglob("*") if path.is_file()]
 
 
 # ---------------------------------------------------------------- trained sources
