@@ -204,7 +204,7 @@ def _add_files_to(data: Any) -> None:
     )
     command.add_argument("file", nargs="+", help="one or more, in order; an episode ends where a file does")
     command.add_argument("--name", help="of the data set; default: the first file's name without its ending")
-    command.add_argument("--replace", action="store_true", help="replace a data set of that name")
+    command.add_argument("--overwrite", action="store_true", help="replace a data set of that name")
     _add_reading_options(command)
     command.add_argument("--json", action="store_true", help="print the data set's facts as JSON")
     command.set_defaults(run=import_files)
@@ -237,6 +237,12 @@ def _add_reading_options(command: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="Gymnasium id to evaluate in, or none; default: what a D4RL file's name tells, else none",
     )
+    command.add_argument(
+        "--observations",
+        metavar="RULE",
+        help="of an environment whose observations are dictionaries, the parts that the data hold: all, no-goal,"
+        " no-achieved or observation",
+    )
     bound = "one number, or one per dimension; default: the environment's, else the data's own range"
     command.add_argument("--action-low", type=float, nargs="+", default=(), metavar="X", help=bound)
     command.add_argument("--action-high", type=float, nargs="+", default=(), metavar="X", help="likewise")
@@ -266,6 +272,7 @@ def _reading_options(options: argparse.Namespace) -> Any:
 
     return files.Options(
         environment=options.env,
+        observations=options.observations,
         action_low=options.action_low,
         action_high=options.action_high,
         time_limit=options.time_limit,
@@ -285,9 +292,10 @@ def import_files(options: argparse.Namespace) -> None:
 
     reading = _reading_options(options)
     name = options.name or files.default_name(options.file[0])
-    library.path_of(name)
-    if library.holds(name) and not options.replace:
-        raise UsageError(f"the library holds a data set {name} already; give another --name, or --replace it")
+    path = library.path_of(name)
+    if library.holds(name) and not options.overwrite:
+        raise UsageError(f"there is a data set {name!r} already, {path}; give another --name, or --overwrite it")
+    library.require_writable(name)
     console = Console(stderr=True)
     with (
         Progress(console=console, transient=True, disable=options.json or not console.is_terminal) as bar,
@@ -298,7 +306,7 @@ def import_files(options: argparse.Namespace) -> None:
         dataset = files.read(
             options.file, name, reading, lambda done, total: bar.update(task, completed=done, total=total)
         )
-        path = library.save(dataset)
+        library.save(dataset)
     for note in notes:
         print(f"note: {note.message}", file=sys.stderr)
     spec = dataset.spec
@@ -310,12 +318,10 @@ def import_files(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """`raymix data export NAME --minari ID`."""
-    from raymix.data import library
     from raymix.data.export import to_minari
     from raymix.run_folder import load_dataset
 
-    own = library.holds(options.name)
-    dataset = library.load(options.name) if own else load_dataset(options.name, quiet=options.json)
+    dataset = load_dataset(options.name, quiet=options.json)
     folder = to_minari(dataset, options.minari)
     print(json.dumps({"id": options.minari, "path": str(folder)}) if options.json else f"{options.minari}, in {folder}")
 

@@ -446,7 +446,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit, match="2"):
         main(["data", "import", str(path), "--name", "hopper/medium"])
     assert "holds a data set hopper/medium already" in capsys.readouterr().err
-    main(["data", "import", str(path), "--name", "hopper/medium", "--replace", "--env", "Hopper-v4"])
+    main(["data", "import", str(path), "--name", "hopper/medium", "--overwrite", "--env", "Hopper-v4"])
     assert json.loads(library.load("hopper/medium").spec.environment or "")["id"] == "Hopper-v4"
     main(["data", "check", "hopper/medium"])
     assert "hopper/medium: no problems" in capsys.readouterr().out

@@ -36,6 +36,8 @@ class Options:
 
     environment: str | None = None
     """Gymnasium id to evaluate in; `none` for a log without one; None for what the file's name tells (D4RL's)."""
+    observations: str | None = None
+    """The rule by which the environment's dictionaries are the data's vectors (`raymix.envs.flatten`)."""
     action_low: Sequence[float] = ()
     """One number for all dimensions or one each; empty for the environment's, or else the data's own range."""
     action_high: Sequence[float] = ()
@@ -253,10 +255,12 @@ def _setting(path: Path, options: Options) -> _Setting:
     elif wanted not in (None, "none"):
         from raymix.envs.build import build_environment  # Gymnasium takes a while to import.
 
-        built = build_environment(json.dumps({"id": wanted}))
+        rule = {"observations": options.observations} if options.observations else {}
+        built = build_environment(json.dumps({"id": wanted, **rule}))
         assert built.spec is not None
         limit = limit or built.spec.max_episode_steps
-        environment = json.dumps({"id": wanted, "kwargs": {}, "max_episode_steps": built.spec.max_episode_steps})
+        limits = {"max_episode_steps": built.spec.max_episode_steps}
+        environment = json.dumps({"id": wanted, "kwargs": {}, **limits, **rule})
         ends = (getattr(built.action_space, end, np.array([np.inf])) for end in ("low", "high"))
         own_low, own_high = (end if np.isfinite(end).all() else None for end in ends)
         built.close()
