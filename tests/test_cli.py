@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from raymix.algorithms.base import names
-from raymix.cli import main, preset_lines
+from raymix.cli import main, parser, preset_lines
+from raymix.data.recipe import parse
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,3 +127,16 @@ def test_the_command_is_installed() -> None:
 def test_readme_opens_with_the_two_commands_that_ci_runs() -> None:
     lines = [line.strip() for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("    ")]
     assert lines[:2] == ["pip install -e . && python sweeps/lom_M.py", "pip install -e '.[test]' && pytest"]
+
+
+def test_every_command_and_every_data_set_in_the_readme_can_be_given() -> None:
+    """Catches a renamed command or option, and a name that is no recipe."""
+    lines = [line[4:] for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("    ")]
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("raymix ")]
+    assert len(commands) > 15
+    for command in commands:
+        parser().parse_args(["bench", "store"] if "|" in command else command)
+    recipes = [name for line in lines if (name := re.match(r'"([^"]+)" ', line))]
+    assert len(recipes) == 4
+    for recipe in recipes:
+        assert str(parse(recipe[1])) == recipe[1]

@@ -445,7 +445,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert err.startswith("note: ") and "recorded in Hopper-v2" in err
     with pytest.raises(SystemExit, match="2"):
         main(["data", "import", str(path), "--name", "hopper/medium"])
-    assert "holds a data set hopper/medium already" in capsys.readouterr().err
+    assert "there is a data set 'hopper/medium' already" in capsys.readouterr().err
     main(["data", "import", str(path), "--name", "hopper/medium", "--overwrite", "--env", "Hopper-v4"])
     assert json.loads(library.load("hopper/medium").spec.environment or "")["id"] == "Hopper-v4"
     main(["data", "check", "hopper/medium"])
