@@ -122,8 +122,8 @@ def parser() -> argparse.ArgumentParser:
     command = bench.add_parser(
         "evaluation",
         help="how fast policies are played, and what it costs the training beside it",
-        description="Environment steps per second of HalfCheetah by one policy and by several together, and the speed"
-        " of training with and without an actor that evaluates beside it.",
+        description="Environment steps per second of HalfCheetah, and the speed of training with and without an actor"
+        " that evaluates beside it.",
     )
     command.add_argument("--algorithm", default="td3_bc", help="such as lom (default: %(default)s)")
     command.add_argument("--members", type=int, default=4, metavar="N", help="policies, and members that train")

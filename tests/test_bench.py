@@ -140,16 +140,15 @@ def test_store_rows() -> None:
 
 
 def test_evaluation_rows() -> None:
-    """Catches steps of one policy counted for several, and a ratio to something else."""
+    """Catches a ratio to something else."""
     result = evaluation.measure(
         "bc", 2, 1, 1, 0.01, 1, {"hidden_dims": (8,), "batch_size": 8}, "eager", progress=lambda line: None
     )
     json.dumps(result, allow_nan=False)
-    one, together, alone, beside = result["rows"]
-    assert one["ratio"] == alone["ratio"] == 1.0
-    assert together["ratio"] == pytest.approx(together["steps_per_second"] / one["steps_per_second"])
+    played, alone, beside = result["rows"]
+    assert played["ratio"] == alone["ratio"] == 1.0 and played["steps_per_second"] > 0
     assert beside["ratio"] == pytest.approx(beside["steps_per_second"] / alone["steps_per_second"])
-    assert "2 together" in evaluation.table(result)
+    assert evaluation.table(result).count("\n") == 6
 
 
 def test_sweep_rows() -> None:

@@ -12,7 +12,6 @@ import filelock
 import gymnasium
 import numpy as np
 import pytest
-from helpers import OBSERVATION_DIM, learner_for, small_config
 
 from raymix import run_folder
 from raymix.algorithms import base
@@ -20,8 +19,8 @@ from raymix.data import toy
 from raymix.envs import build
 from raymix.envs.build import build_environment
 from raymix.evaluation import rollout
-from raymix.evaluation.policy import Policies, Policy
-from raymix.evaluation.rollout import Evaluation, check_environment, evaluate, evaluate_together
+from raymix.evaluation.policy import Policy
+from raymix.evaluation.rollout import Evaluation, check_environment, evaluate
 from raymix.evaluation.weights import PolicyWeights
 from raymix.packing.local import LocalPack
 from raymix.types import Spec, UsageError
@@ -223,77 +222,6 @@ def test_an_episode_without_an_end_is_given_up(
     with pytest.raises(RuntimeError, match="environment test/Walk-v0 did not end episode 0 within 20 steps"):
         evaluate(Policy(in_environment(stochastic, description(max_episode_steps=limit))), 2)
     assert evaluate(Policy(in_environment(stochastic, description(max_episode_steps=20))), 2).lengths == [20, 20]
-
-
-# ---------------------------------------------------------------- together
-
-
-def perturbed(policy: PolicyWeights, seed: int) -> PolicyWeights:
-    """Another seed and other weights."""
-    generator = np.random.default_rng(seed)
-    weights = {
-        name: value + 0.3 * generator.standard_normal(value.shape).astype(np.float32)
-        for name, value in policy.weights.items()
-    }
-    return dataclasses.replace(policy, seed=seed, weights=weights)
-
-
-def test_policies_act_together_as_alone_and_whatever_the_others_are(stochastic: PolicyWeights) -> None:
-    """Catches noise or weights of a neighbour, and a policy that a neighbour's NaN reaches."""
-    trio = [Policy(perturbed(stochastic, seed)) for seed in (3, 4, 5)]
-    seen = np.random.default_rng(0).standard_normal((3, rollout.LANES, 2)).astype(np.float32)
-    together = Policies(trio).act(seen, step=7)
-    for policy, observations, actions in zip(trio, seen, together, strict=True):
-        np.testing.assert_allclose(actions, policy.act(observations, step=7), atol=1e-5)
-    assert len({actions.tobytes() for actions in together}) == 3
-    weights = {name: np.full_like(value, np.nan) for name, value in stochastic.weights.items()}
-    broken = Policy(dataclasses.replace(stochastic, seed=6, weights=weights))
-    beside = Policies([trio[2], broken, trio[0]]).act(seen[[2, 1, 0]], step=7)
-    assert np.array_equal(beside[2], together[0]) and np.array_equal(beside[0], together[2])
-    assert np.isnan(beside[1]).any()
-
-
-@pytest.mark.parametrize("episodes", [3, 11])
-def test_an_evaluation_together_is_that_alone(stochastic: PolicyWeights, episodes: int) -> None:
-    """Catches other episodes than alone, and neighbours that end at other times."""
-    here = in_environment(stochastic, description(kwargs={"length": 3}))
-    trio = [perturbed(here, seed) for seed in (3, 4, 5)]
-    together = evaluate_together([Policy(policy) for policy in trio], episodes)
-    for policy, found in zip(trio, together, strict=True):
-        alone = evaluate(Policy(policy), episodes)
-        assert found.lengths == alone.lengths
-        np.testing.assert_allclose(found.returns, alone.returns, atol=1e-4)
-    others = [trio[0], perturbed(here, 8), perturbed(here, 9)]
-    assert evaluate_together([Policy(policy) for policy in others], episodes)[0] == together[0]
-    assert evaluate_together([], episodes) == []
-
-
-@pytest.mark.parametrize("name", base.names())
-def test_every_algorithm_acts_together(name: str) -> None:
-    """Catches an algorithm whose acting cannot be lifted over policies."""
-    config = small_config(base.find(name))
-    learner = learner_for(base.find(name), base.find(name).phases[-1].name, [(config, 1), (config, 2)])
-    spec = learner.replay.spec.to_dict()
-    plain = [
-        PolicyWeights(
-            name,
-            config.to_dict(),
-            spec,
-            seed,
-            {path: value.numpy() for path, value in learner.acting_weights(seat).items()},
-        )
-        for seat, seed in enumerate((1, 2))
-    ]
-    pair = [Policy(each) for each in plain]
-    seen = np.random.default_rng(0).standard_normal((2, 8, OBSERVATION_DIM)).astype(np.float32)
-    for policy, observations, actions in zip(pair, seen, Policies(pair).act(seen, step=5), strict=True):
-        np.testing.assert_allclose(actions, policy.act(observations, step=5), atol=1e-5)
-
-
-def test_policies_of_different_configurations_do_not_act_together(stochastic: PolicyWeights) -> None:
-    other = dataclasses.replace(stochastic, config={**stochastic.config, "learning_rate": 0.5})
-    with pytest.raises(ValueError, match="share their algorithm, configuration and data set"):
-        Policies([Policy(stochastic), Policy(other)])
 
 
 # ---------------------------------------------------------------- the folder of a run

@@ -15,7 +15,7 @@ from raymix.bench import machine
 from raymix.bench.learner import noise
 from raymix.data.columns import make_dataset
 from raymix.evaluation.policy import Policy
-from raymix.evaluation.rollout import evaluate, evaluate_together
+from raymix.evaluation.rollout import evaluate
 from raymix.evaluation.weights import PolicyWeights
 from raymix.learner.learner import Learner
 from raymix.learner.replay import DeviceReplay
@@ -34,11 +34,11 @@ def measure(
     capture: str = "auto",
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Play untrained policies in HalfCheetah and train on noise of its shape; medians of `repeats`, by turns.
+    """Play an untrained policy in HalfCheetah and train on noise of its shape; medians of `repeats`, by turns.
 
     Args:
         algorithm: its name.
-        members: policies that act together, and members that train.
+        members: that train; an actor plays their policies meanwhile.
         episodes: per evaluation.
         repeats: how often each is measured.
         seconds: about how long each stretch of training lasts.
@@ -49,7 +49,7 @@ def measure(
 
     Returns:
         `machine`, `algorithm`, and `rows`: each with `what`, `steps_per_second` (of the environment, or agent-steps),
-        `ratio` (to one policy, or to training alone) and `runs`.
+        `ratio` (to training alone; 1 for the environment's) and `runs`.
     """
     found = base.find(algorithm)
     config = found.configure(settings or {})
@@ -78,13 +78,13 @@ def measure(
             )
             for seat in range(members)
         ]
-        rates = _playing([Policy(each) for each in weights], episodes, repeats, progress)
+        rates = _playing(Policy(weights[0]), episodes, repeats, progress)
         rates |= _training(learner, weights, episodes, repeats, seconds, progress)
     finally:
         torch.set_num_threads(before)
     medians = {what: statistics.median(runs) for what, runs in rates.items()}
-    one, together, alone, beside = medians
-    references = {one: one, together: one, alone: alone, beside: alone}
+    played, alone, beside = medians
+    references = {played: played, alone: alone, beside: alone}
     rows = [
         {"what": what, "steps_per_second": rate, "ratio": rate / medians[references[what]], "runs": rates[what]}
         for what, rate in medians.items()
@@ -99,28 +99,18 @@ def measure(
     }
 
 
-def _playing(
-    policies: list[Policy], episodes: int, repeats: int, progress: Callable[[str], None]
-) -> dict[str, list[float]]:
-    """Environment steps per second of one policy and of all together, acting with one thread as the actors do."""
-    ways: dict[str, Callable[[], list[Any]]] = {
-        "environment steps, one policy": lambda: [evaluate(policies[0], episodes)],
-        f"environment steps, {len(policies)} together": lambda: evaluate_together(policies, episodes),
-    }
+def _playing(policy: Policy, episodes: int, repeats: int, progress: Callable[[str], None]) -> dict[str, list[float]]:
+    """Environment steps per second, acting with one thread as the actors do."""
     kept = torch.get_num_threads()
     torch.set_num_threads(1)
-    rates: dict[str, list[float]] = {what: [] for what in ways}
-    for play in ways.values():  # builds the environments
-        play()
+    evaluate(policy, episodes)  # builds the environments
+    runs = []
     for _ in range(repeats):
-        for what, play in ways.items():
-            started = time.perf_counter()
-            played = sum(sum(evaluation.lengths) for evaluation in play())
-            rates[what].append(played / (time.perf_counter() - started))
+        started = time.perf_counter()
+        runs.append(sum(evaluate(policy, episodes).lengths) / (time.perf_counter() - started))
     torch.set_num_threads(kept)
-    for what, runs in rates.items():
-        progress(f"{what}: {statistics.median(runs):,.0f} per s")
-    return rates
+    progress(f"environment steps: {statistics.median(runs):,.0f} per s")
+    return {"environment steps": runs}
 
 
 def _training(
@@ -141,19 +131,18 @@ def _training(
     rates: dict[str, list[float]] = {"agent-steps, training alone": [], "agent-steps, evaluation beside it": []}
     with connected(dashboard=False):
         pool = RolloutPool.create("bench-rollouts", 1)
-        ray.get(pool.submit_together(weights, 1))  # its process has started and knows the environment
+        ray.get(pool.submit(weights[:1], 1))  # its process has started and knows the environment
         for repeat in range(repeats):
             for what, playing in zip(rates, (False, True), strict=True):
-                running = pool.submit_together(weights, episodes) if playing else None
+                running = pool.submit(weights, episodes) if playing else []
                 started, steps = time.perf_counter(), 0
                 while not steps or time.perf_counter() - started < seconds:
                     learner.run(chunk)
                     steps += chunk
-                    if running is not None and ray.wait([running], timeout=0)[0]:
-                        running = pool.submit_together(weights, episodes)
+                    if running and not ray.wait(running, num_returns=len(running), timeout=0)[1]:
+                        running = pool.submit(weights, episodes)
                 rates[what].append(learner.width * steps / (time.perf_counter() - started))
-                if running is not None:
-                    ray.get(running)
+                ray.get(running)
             progress(f"training, run {repeat + 1} of {repeats} done")
     return rates
 

@@ -20,16 +20,6 @@ class RolloutActor:
         torch.set_num_threads(1)  # batches of a few rows: a second thread only costs
         return evaluate(Policy(policy), episodes)
 
-    def evaluate_together(self, policies: list[Any], episodes: int) -> list[Any]:
-        """`PolicyWeights` of one configuration -> an `Evaluation` each, in order."""
-        import torch
-
-        from raymix.evaluation.policy import Policy
-        from raymix.evaluation.rollout import evaluate_together
-
-        torch.set_num_threads(1)  # as above
-        return evaluate_together([Policy(policy) for policy in policies], episodes)
-
 
 class RolloutPool:
     """A fixed number of `RolloutActor`s, made by the driver and found by name."""
@@ -61,10 +51,3 @@ class RolloutPool:
             self._actors[(offset + index) % len(self._actors)].evaluate.remote(policy, episodes)
             for index, policy in enumerate(policies)
         ]
-
-    def submit_together(self, policies: list[Any], episodes: int, offset: int = 0) -> ray.ObjectRef:
-        """Start one evaluation of several policies of one configuration in actor number `offset`.
-
-        The reference is to a list of evaluations, one per policy in order.
-        """
-        return self._actors[offset % len(self._actors)].evaluate_together.remote(policies, episodes)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import gymnasium
 import numpy as np
 
 from raymix.envs.build import MAX_STEPS, build_environment, environments
-from raymix.evaluation.policy import Policies, Policy
+from raymix.evaluation.policy import Policy
 from raymix.types import Spec, UsageError
 
 LANES = 8
@@ -69,55 +68,36 @@ def evaluate(policy: Policy, episodes: int) -> Evaluation:
         UsageError: there is no environment, or it cannot be built.
         RuntimeError: the environment returns a non-finite reward, or an episode does not end within `MAX_STEPS`.
     """
-    (evaluation,) = _play(policy.spec, 1, lambda seen, step: policy.act(seen[0], step)[None], episodes)
-    return evaluation
-
-
-def evaluate_together(policies: list[Policy], episodes: int) -> list[Evaluation]:
-    """`evaluate` for several policies of one configuration at once: one call acts for all in each time step.
-
-    Each plays the episodes that it plays alone, and acts as alone up to rounding. What it earns does not depend on the
-    others at the same number of policies. Raises as `evaluate` does.
-    """
-    if not policies:
-        return []
-    return _play(policies[0].spec, len(policies), Policies(policies).act, episodes)
-
-
-def _play(spec: Spec, count: int, act: Callable[[np.ndarray, int], np.ndarray], episodes: int) -> list[Evaluation]:
-    """The episodes of `count` policies; `act` maps observations (count, LANES, S) and the time to actions."""
-    description = _description(spec)
+    spec, description = policy.spec, _description(policy.spec)
     name = json.loads(description)["id"]
-    width = min(LANES, episodes)
-    built = environments(description, count * width)
-    lanes = [built[policy * width : (policy + 1) * width] for policy in range(count)]
-    returns, lengths = np.zeros((count, episodes)), np.zeros((count, episodes), dtype=np.int64)
+    lanes = environments(description, min(LANES, episodes))
+    returns, lengths = [0.0] * episodes, [0] * episodes
     for first in range(0, episodes, LANES):
-        playing = [(policy, lane) for policy in range(count) for lane in range(min(LANES, episodes - first))]
+        playing = list(range(min(LANES, episodes - first)))
         # All rows, played or not: the numbers that a stochastic policy draws for a row depend on how many there are.
-        observations = np.zeros((count, LANES, spec.observation_dim), dtype=np.float32)
-        for policy, lane in playing:
-            observations[policy, lane], _ = lanes[policy][lane].reset(seed=FIRST_SEED + first + lane)
+        observations = np.zeros((LANES, spec.observation_dim), dtype=np.float32)
+        for lane in playing:
+            observations[lane], _ = lanes[lane].reset(seed=FIRST_SEED + first + lane)
         step = 0
         while playing:
             if step == MAX_STEPS:
                 raise RuntimeError(
-                    f"environment {name} did not end episode {first + playing[0][1]} within"
+                    f"environment {name} did not end episode {first + playing[0]} within"
                     f" {MAX_STEPS:,} steps; give it a time limit (max_episode_steps)"
                 )
             # Rounds draw from different times, so a stochastic policy never repeats its noise.
-            actions = act(observations, (first << 20) + step)
+            actions = policy.act(observations, (first << 20) + step)
             step += 1
-            for policy, lane in list(playing):
-                environment = lanes[policy][lane]
-                observations[policy, lane], reward, terminated, truncated, _ = environment.step(
-                    actions[policy, lane].astype(environment.action_space.dtype)
+            for lane in list(playing):
+                environment = lanes[lane]
+                observations[lane], reward, terminated, truncated, _ = environment.step(
+                    actions[lane].astype(environment.action_space.dtype)
                 )
                 reward = float(reward)
                 if not math.isfinite(reward):
                     raise RuntimeError(f"environment {name} returned the reward {reward} in episode {first + lane}")
-                returns[policy, first + lane] += reward
-                lengths[policy, first + lane] += 1
+                returns[first + lane] += reward
+                lengths[first + lane] += 1
                 if terminated or truncated:
-                    playing.remove((policy, lane))
-    return [Evaluation(*pair) for pair in zip(returns.tolist(), lengths.tolist())]
+                    playing.remove(lane)
+    return Evaluation(returns, lengths)
