@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import Any
+
+from raymix.files import write_atomically
+from raymix.types import UsageError
 
 
 def add_to(commands: Any) -> None:
@@ -18,9 +22,16 @@ def add_to(commands: Any) -> None:
     command = data.add_parser("make", help="make a data set of raymix's own, once; it is kept as a Minari data set")
     command.add_argument("name", help="such as fetchreach-multigoal")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=info)
-    command = data.add_parser("info", help="shapes, statistics, sources and environment of a data set")
+    command.set_defaults(run=info, html=None)
+    command = data.add_parser(
+        "info",
+        help="what is in a data set: sizes, returns, ends, saturated actions, duplicates",
+        description="What is in a data set: sizes and spaces, lengths of episodes and how they end, returns of each"
+        " source, rewards, the share of action entries at their box's edges, transitions that repeat another, and"
+        " columns that never change.",
+    )
     command.add_argument("name", help="a short name, a Minari id, or a mixture such as 'a + b'")
+    command.add_argument("--html", metavar="FILE", help="also write a page with figures; it needs no other file")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=info)
 
@@ -41,14 +52,22 @@ def list_known(options: argparse.Namespace) -> None:
 
 def info(options: argparse.Namespace) -> None:
     """`raymix data info NAME` and `raymix data make NAME`."""
+    from raymix.data import describe
     from raymix.run_folder import load_dataset
 
-    facts = load_dataset(options.name, quiet=options.json).spec.to_dict()
-    if options.json:
-        print(json.dumps(facts))
-        return
-    environment = json.loads(facts.pop("environment") or "{}").get("id")
-    for name, value in {**facts, "environment": environment}.items():
-        if isinstance(value, list):
-            value = " ".join(f"{part:.4g}" if isinstance(part, float) else str(part) for part in value)
-        print(f"{name:18} {value}")
+    if options.html:
+        check_page(options.html)
+    dataset = load_dataset(options.name, quiet=options.json)
+    facts = describe.describe(dataset)
+    if options.html:
+        from raymix.report import dataset_page
+
+        write_atomically(options.html, dataset_page.info_page(dataset, facts))
+    print(json.dumps(facts) if options.json else describe.text(facts))
+
+
+def check_page(path: str) -> None:
+    """Refuse a page that could not be written, before any work is done for it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+        raise UsageError(f"the page {path} cannot be written; name a file in a folder that is there and writable")
