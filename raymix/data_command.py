@@ -34,6 +34,20 @@ def add_to(commands: Any) -> None:
     command.add_argument("--html", metavar="FILE", help="also write a page with figures; it needs no other file")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=info)
+    command = data.add_parser(
+        "modes",
+        help="is a data set multi-modal, and at which share of its states?",
+        description="Fits mixtures of 1, 2, 5, 10 and 20 Gaussians to the actions of most episodes, asks held-out"
+        " episodes how likely each makes their actions, and counts the separate modes of the smallest one that loses"
+        " nothing. A mode here is of one state: where each source visits states of its own, two sources are one mode"
+        " each. Actions nearer than about a tenth of their box are one; needs 10 episodes.",
+    )
+    command.add_argument("name", help="a short name, a Minari id, or a mixture such as 'a + b'")
+    command.add_argument("--seeds", type=int, default=3, metavar="N", help="networks per size (default: %(default)s)")
+    command.add_argument("--steps", type=int, default=3_000, metavar="N", help="of training (default: %(default)s)")
+    command.add_argument("--html", metavar="FILE", help="also write a page with figures; it needs no other file")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=modes)
 
 
 def list_known(options: argparse.Namespace) -> None:
@@ -64,6 +78,33 @@ def info(options: argparse.Namespace) -> None:
 
         write_atomically(options.html, dataset_page.info_page(dataset, facts))
     print(json.dumps(facts) if options.json else describe.text(facts))
+
+
+def modes(options: argparse.Namespace) -> None:
+    """`raymix data modes NAME`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from raymix import modes
+    from raymix.run_folder import load_dataset
+
+    if options.html:
+        check_page(options.html)
+    dataset = load_dataset(options.name, quiet=options.json)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=options.json) as bar:
+        task = bar.add_task("fitting mixtures", total=1.0)
+        result = modes.find_modes(
+            dataset,
+            seeds=options.seeds,
+            steps=options.steps,
+            progress=lambda share: bar.update(task, completed=share),
+        )
+    if options.html:
+        from raymix.report import dataset_page
+
+        write_atomically(options.html, dataset_page.modes_page(result, modes.text(result)))
+    print(json.dumps(result) if options.json else modes.text(result))
 
 
 def check_page(path: str) -> None:

@@ -46,6 +46,15 @@ def info_page(dataset: Dataset, facts: dict[str, Any]) -> str:
     return page(f"Data set {dataset.spec.name}", describe.text(facts), panels)
 
 
+def modes_page(result: dict[str, Any], text: str) -> str:
+    """What `raymix.modes.find_modes` found, as `text` and in figures: the likelihood, the modes per state."""
+    panels: list[Panel] = [
+        ("Held-out negative log-likelihood against the number of components", lambda axes: _likelihood(axes, result)),
+        ("Modes per state", lambda axes: _mode_counts(axes, result)),
+    ]
+    return page(f"Modes of {result['name']}", text, panels)
+
+
 def page(title: str, text: str, panels: list[Panel]) -> str:
     """An HTML page that needs no other file: a title, a text kept as it is set, and a row of figures."""
     figures = "\n".join(
@@ -115,3 +124,23 @@ def _components(axes: Axes, rows: np.ndarray, dataset: Dataset) -> None:
     axes.set_xlabel(f"first component, {shares[0]:.0%} of the variance")
     axes.set_ylabel(f"second, {shares[1]:.0%}")
     axes.legend(frameon=False, fontsize=7, markerscale=4)
+
+
+def _likelihood(axes: Axes, result: dict[str, Any]) -> None:
+    rows = result["likelihood"]
+    places = range(len(rows))
+    if rows[0]["low"] is not None:
+        axes.vlines(places, [row["low"] for row in rows], [row["high"] for row in rows], color=_COLOURS[0], alpha=0.6)
+    axes.plot(places, [row["nll"] for row in rows], "o-", color=_COLOURS[0], label="mean and 95 % interval")
+    at = [row["components"] for row in rows].index(result["chosen"])
+    axes.plot(at, rows[at]["nll"], "o", color=_COLOURS[1], markersize=9, fillstyle="none", label="modes counted here")
+    axes.set_xticks(places, [str(row["components"]) for row in rows])
+    axes.set_xlabel("components")
+    axes.set_ylabel("nats per action")
+    axes.legend(frameon=False, fontsize=7)
+
+
+def _mode_counts(axes: Axes, result: dict[str, Any]) -> None:
+    axes.bar(list(result["histogram"]), [100 * share for share in result["histogram"].values()], color=_COLOURS[0])
+    axes.set_xlabel("modes")
+    axes.set_ylabel("% of held-out states")
