@@ -45,10 +45,12 @@ SLIGHT = 0.05
 """A mode of less than this share of a state's actions is not counted."""
 NO_GAIN = 0.02
 """Nats per action: what a larger mixture must gain, with 95 % confidence, to be taken."""
-FEW_STATES = 0.05
-"""Below this share of multi-modal states, a data set is called unimodal."""
+FEW_STATES, NO_STATES = 0.05, 0.01
+"""Below these shares of multi-modal states a data set is called unimodal in most of its states, and in all."""
 _TEST, _VALIDATION = 0.2, 0.1
-_TEST_ROWS, _VALIDATION_ROWS, _STATES = 20_000, 4_000, 2_000
+_TEST_ROWS, _VALIDATION_ROWS, _STATES, _STARTS = 20_000, 4_000, 2_000, 500
+_STEPS = (0, 1, 5, 20, 100)
+"""Where parts of an episode begin, to say in which of them the modes are."""
 _LEARNING_RATE, _STRETCHES = 2e-3, 10
 _GRID = 25
 _BLOCK = 50
@@ -64,6 +66,13 @@ class _Split:
     train: Tensor
     validation: Tensor
     test: Tensor
+    starts: Tensor
+    """First rows of test episodes."""
+
+    @property
+    def counted(self) -> Tensor:
+        """The states whose modes are counted: the first of `test`, and `starts`."""
+        return torch.cat((self.test[:_STATES], self.starts))
 
 
 class _Fit(NamedTuple):
@@ -74,7 +83,7 @@ class _Fit(NamedTuple):
     nll: np.ndarray
     """(n,) negative log-likelihood of each test action."""
     mixture: Mixture
-    """At the first test states, those whose modes are counted."""
+    """At the states that are counted."""
 
 
 def find_modes(
@@ -102,8 +111,9 @@ def find_modes(
         whose modes were counted), `states` (how many), `histogram` (share of states by number of modes), `multimodal`
         (`share` of states with more than one, `low`, `high`), `typical` (the most frequent number of modes among
         those, or 1), `effective` (mean over states of exp(entropy of the modes' shares)), `filling` (how much fuller
-        than fitted the gaps are), `by_source` (source, states, share, low, high, typical, gain), `saturated` (share
-        of action entries at their box's edges), and `verdict`, the sentence. Intervals are of 95 %, from resampled
+        than fitted the gaps are), `by_source` (source, states, share, low, high, typical, gain), `by_step` (the same
+        by steps since the episode began: from, to, states, share, typical), `saturated` (share of action entries at
+        their box's edges), and `verdict`, the sentence. Intervals are of 95 %, from resampled
         episodes; None where fewer than three are held out.
 
     Raises:
@@ -130,9 +140,10 @@ def find_modes(
     episodes = columns.episode[split.test.numpy()]
     best = min(fits, key=lambda size: float(fits[size].nll.mean()))
     chosen = next(size for size in fits if _loses_nothing(fits[size].nll - fits[best].nll, episodes))
-    mixture, states = fits[chosen].mixture, split.test[:_STATES]
-    masses, filling = _modes(mixture, replay.actions[states], generator)
-    counts = (masses > 0).sum(-1).numpy()
+    states = split.test[:_STATES]
+    masses, filling = _modes(fits[chosen].mixture, replay.actions[split.counted], generator)
+    counts, starting = np.split((masses > 0).sum(-1).numpy(), [len(states)])
+    masses = masses[: len(states)]
     entropies = -torch.xlogy(masses, masses).sum(-1)
     several, of_state = (counts > 1).astype(np.float64), episodes[: len(states)]
     gains = fits[components[0]].nll - fits[chosen].nll
@@ -144,6 +155,14 @@ def find_modes(
             found = {"states": int(here.sum()), **_share(several[here], of_state[here])}
             gain = float(gains[test_sources == index].mean())
             by_source.append({"source": name, **found, "typical": _typical(counts[here]), "gain": gain})
+    firsts = np.append(0, columns.last_rows[:-1] + 1)
+    steps_in = states.numpy() - firsts[of_state]
+    by_step = []
+    for begin, end in zip(_STEPS, (*_STEPS[1:], np.inf)):
+        here = counts[(begin <= steps_in) & (steps_in < end)] if begin else starting
+        if len(here):
+            found = {"states": len(here), "share": float((here > 1).mean()), "typical": _typical(here)}
+            by_step.append({"from": begin, "to": None if end == np.inf else int(end) - 1, **found})
     low, high = np.array(spec.action_low, np.float32), np.array(spec.action_high, np.float32)
     margin = AT_EDGE * (high - low)
     actions = columns.actions[columns.transition_rows()]
@@ -171,6 +190,7 @@ def find_modes(
         "effective": float(entropies.exp().mean()),
         "filling": filling,
         "by_source": by_source,
+        "by_step": by_step,
         "saturated": float(((actions <= low + margin) | (actions >= high - margin)).mean()),
     }
     return {**result, "verdict": verdict(result)}
@@ -211,7 +231,9 @@ def _split(columns: Columns, generator: torch.Generator) -> _Split:
         found = rows[purpose == which]
         return found[torch.randperm(len(found), generator=generator)[:most]]
 
-    return _Split(rows[purpose == 0], some(1, _VALIDATION_ROWS), some(2, _TEST_ROWS))
+    firsts = torch.from_numpy(np.append(0, columns.last_rows[:-1] + 1))
+    starts = firsts[order[:test]][:_STARTS]
+    return _Split(rows[purpose == 0], some(1, _VALIDATION_ROWS), some(2, _TEST_ROWS), starts)
 
 
 def _fit(
@@ -246,8 +268,9 @@ def _fit(
             f"no mixture of {size} could be fitted to data set {replay.spec.name}, training diverged; look for outliers"
             " with `raymix data info`"
         )
-    nll, mixture = _nll(replay, configs[0], weights, split.test)
-    return _Fit([loss for loss, _ in best], nll.double().numpy(), Mixture(*(part[:_STATES] for part in mixture)))
+    nll, _ = _nll(replay, configs[0], weights, split.test)
+    _, mixture = _nll(replay, configs[0], weights, split.counted)
+    return _Fit([loss for loss, _ in best], nll.double().numpy(), mixture)
 
 
 def _falling_rates() -> list[float]:
@@ -435,6 +458,17 @@ def verdict(result: dict[str, Any]) -> str:
     if result["chosen"] == 1:
         return "One Gaussian is enough: no mixture makes held-out actions more likely."
     gain = f"{chosen['gain']:.2f} nats per held-out action over one Gaussian"
+    start = result["by_step"][0]
+    if share < FEW_STATES and start["share"] > 0.5:
+        return (
+            f"{start['typical']} modes where episodes start, one at {1 - share:.0%} of all states: a mixture gains"
+            f" {gain}; mixture or latent methods have something to model in what is decided at the start."
+        )
+    if NO_STATES <= share < FEW_STATES:
+        return (
+            f"One mode at {1 - share:.0%} of the states, more at {share:.1%}: a mixture gains {gain}; look by step and"
+            " source whether behaviours part there, since so few may also be the limit of the fit."
+        )
     if share < FEW_STATES:
         edges = result["saturated"]
         pile = f", of which actions piled up at the box's edges ({edges:.0%}) are part," if edges >= FEW_STATES else ""
@@ -482,4 +516,10 @@ def text(result: dict[str, Any]) -> str:
         f" {row['gain']:8.3f}"
         for row in [*rows, everything]
     ]
+    if len(result["by_step"]) > 1:
+        lines += ["", f"{'By steps since the episode began':40} {'share':>6} {'':18} {'modes':>6} {'states':>8}"]
+        for row in result["by_step"]:
+            last = "and later" if row["to"] is None else f"to {row['to']}"
+            name = f"step {row['from']} {last}" if row["to"] != 0 else "step 0"
+            lines.append(f"{name:40} {row['share']:6.1%} {'':18} {row['typical']:6} {row['states']:8,}")
     return "\n".join(lines)

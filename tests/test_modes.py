@@ -88,7 +88,7 @@ def both_edges(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
     [
         (one, "One Gaussian is enough"),
         (uneven_noise, "One Gaussian is enough"),
-        (oblique_noise, "One mode is enough"),
+        (oblique_noise, "One mode "),
         (saturated, "piled up at the box's edges"),
         (uniform, "One mode is enough"),
     ],

@@ -141,6 +141,8 @@ def _likelihood(axes: Axes, result: dict[str, Any]) -> None:
 
 
 def _mode_counts(axes: Axes, result: dict[str, Any]) -> None:
-    axes.bar(list(result["histogram"]), [100 * share for share in result["histogram"].values()], color=_COLOURS[0])
+    places = range(1, 1 + max(map(int, result["histogram"])))
+    axes.bar(places, [100 * result["histogram"].get(str(place), 0.0) for place in places], color=_COLOURS[0])
+    axes.set_xticks(places)
     axes.set_xlabel("modes")
     axes.set_ylabel("% of held-out states")
