@@ -6,11 +6,13 @@ import argparse
 import contextlib
 import functools
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from raymix.files import write_atomically
 from raymix.types import UsageError
 
 
@@ -25,11 +27,32 @@ def add_to(commands: Any) -> None:
     command = data.add_parser("make", help="make a data set of raymix's own, once; it is kept as a Minari data set")
     command.add_argument("name", help="such as fetchreach-multigoal")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=info)
-    command = data.add_parser("info", help="shapes, statistics, sources and environment of a data set")
+    command.set_defaults(run=info, html=None)
+    command = data.add_parser(
+        "info",
+        help="what is in a data set: sizes, returns, ends, saturated actions, duplicates",
+        description="What is in a data set: sizes and spaces, lengths of episodes and how they end, returns of each"
+        " source, rewards, the share of action entries at their box's edges, transitions that repeat another, and"
+        " columns that never change.",
+    )
     command.add_argument("name", help="a short name, a Minari id, or a mixture such as 'a + b'")
+    command.add_argument("--html", metavar="FILE", help="also write a page with figures; it needs no other file")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=info)
+    command = data.add_parser(
+        "modes",
+        help="is a data set multi-modal, and at which share of its states?",
+        description="Fits mixtures of 1, 2, 5, 10 and 20 Gaussians to the actions of most episodes, asks held-out"
+        " episodes how likely each makes their actions, and counts the separate modes of the smallest one that loses"
+        " nothing. A mode here is of one state: where each source visits states of its own, two sources are one mode"
+        " each. Actions nearer than about a tenth of their box are one; needs 10 episodes.",
+    )
+    command.add_argument("name", help="a short name, a Minari id, or a mixture such as 'a + b'")
+    command.add_argument("--seeds", type=int, default=3, metavar="N", help="networks per size (default: %(default)s)")
+    command.add_argument("--steps", type=int, default=3_000, metavar="N", help="of training (default: %(default)s)")
+    command.add_argument("--html", metavar="FILE", help="also write a page with figures; it needs no other file")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=modes)
     _add_files_to(data)
     _add_collect(data)
     _add_train_sources(data)
@@ -154,17 +177,59 @@ def list_known(options: argparse.Namespace) -> None:
 
 def info(options: argparse.Namespace) -> None:
     """`raymix data info NAME` and `raymix data make NAME`."""
+    from raymix.data import describe, library
     from raymix.run_folder import load_dataset
 
-    facts = load_dataset(options.name, quiet=options.json).spec.to_dict()
+    if options.html:
+        check_page(options.html)
+    dataset = load_dataset(options.name, quiet=options.json)
+    facts = describe.describe(dataset)
+    if options.html:
+        from raymix.report import dataset_page
+
+        write_atomically(options.html, dataset_page.info_page(dataset, facts))
+    made = library.origin(options.name) if library.holds(options.name) else None
     if options.json:
-        print(json.dumps(facts))
+        print(json.dumps({**facts, "origin": made}))
         return
-    environment = json.loads(facts.pop("environment") or "{}").get("id")
-    for name, value in {**facts, "environment": environment}.items():
-        if isinstance(value, list):
-            value = " ".join(f"{part:.4g}" if isinstance(part, float) else str(part) for part in value)
-        print(f"{name:18} {value}")
+    print(describe.text(facts))
+    for source in made["sources"] if made else ():
+        shown = [f"{key} {source[key]}" for key in ("noise", "random", "deterministic") if source[key]]
+        print(f"{source['name']}: {', '.join([os.path.basename(source['policy']), *shown])}; {earned(source)}")
+
+
+def modes(options: argparse.Namespace) -> None:
+    """`raymix data modes NAME`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from raymix import modes
+    from raymix.run_folder import load_dataset
+
+    if options.html:
+        check_page(options.html)
+    dataset = load_dataset(options.name, quiet=options.json)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=options.json) as bar:
+        task = bar.add_task("fitting mixtures", total=1.0)
+        result = modes.find_modes(
+            dataset,
+            seeds=options.seeds,
+            steps=options.steps,
+            progress=lambda share: bar.update(task, completed=share),
+        )
+    if options.html:
+        from raymix.report import dataset_page
+
+        write_atomically(options.html, dataset_page.modes_page(result, modes.text(result)))
+    print(json.dumps(result) if options.json else modes.text(result))
+
+
+def check_page(path: str) -> None:
+    """Refuse a page that could not be written, before any work is done for it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+        raise UsageError(f"the page {path} cannot be written; name a file in a folder that is there and writable")
 
 
 _IMPORT = """\

@@ -43,6 +43,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.packing.pack": ("torch", "ray"),
     "raymix.packing.broker": ("torch",),
     "raymix.packing.seat": ("torch",),
+    "raymix.modes": ("ray",),
     "raymix.trainable": ("torch",),
     "raymix.ledger": ("torch",),
     "raymix.report": ("torch",),

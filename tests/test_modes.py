@@ -1,0 +1,200 @@
+"""`raymix data modes` on data whose number of modes is known, by small networks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raymix.cli import main
+from raymix.data import toy
+from raymix.data.columns import Episode, from_episodes, make_dataset
+from raymix.modes import _profiles, _shares, find_modes, interval, text
+from raymix.report.dataset_page import modes_page
+from raymix.types import Dataset, UsageError
+
+ROWS, LENGTH = 6_000, 20
+SMALL: dict[str, Any] = {"components": (1, 2, 5), "seeds": 2, "steps": 1_000, "hidden_dims": (32, 32)}
+CORNERS = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
+Make = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+
+
+def dataset_of(actions: np.ndarray, states: np.ndarray, length: int = LENGTH) -> Dataset:
+    """Episodes of independent transitions; the source says whether the episode is in the first half."""
+    box = [1.0] * actions.shape[1]
+    actions = np.clip(actions, -1, 1).reshape(-1, length, actions.shape[1])
+    states = states.reshape(len(actions), length, -1)
+    still = np.zeros(length, bool)
+    episodes = [
+        Episode(np.concatenate([seen, seen[-1:]]), done, np.zeros(length), still, still, int(index >= len(actions) / 2))
+        for index, (seen, done) in enumerate(zip(states, actions, strict=True))
+    ]
+    columns = from_episodes(episodes)
+    return make_dataset(
+        columns, "test/known-v0", action_low=np.negative(box), action_high=box, sources=("early", "late")
+    )
+
+
+def known(make: Make, seed: int = 0) -> Dataset:
+    random = np.random.default_rng(seed)
+    states = random.uniform(-1, 1, (ROWS, 2))
+    return dataset_of(make(random, states), states)
+
+
+def smooth(states: np.ndarray) -> np.ndarray:
+    return 0.3 * np.sin(2 * states)
+
+
+def one(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
+    return smooth(states) + 0.1 * random.standard_normal((ROWS, 2))
+
+
+def uneven_noise(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
+    return smooth(states) + (0.25 - 0.2 * states[:, :1]) * random.standard_normal((ROWS, 2))
+
+
+def oblique_noise(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
+    shared = 0.4 * random.standard_normal((ROWS, 1))
+    return smooth(states)[:, :1] + shared + 0.05 * random.standard_normal((ROWS, 4))
+
+
+def saturated(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
+    return smooth(states) + random.standard_normal((ROWS, 2))
+
+
+def uniform(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
+    return random.uniform(-1, 1, (ROWS, 2))
+
+
+def two(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
+    return smooth(states) + random.choice([-0.5, 0.5], (ROWS, 1)) + 0.1 * random.standard_normal((ROWS, 2))
+
+
+def four(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
+    return smooth(states) + 0.5 * random.choice(CORNERS, ROWS) + 0.1 * random.standard_normal((ROWS, 2))
+
+
+def both_edges(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
+    return random.choice([-1.0, 1.0], (ROWS, 1)) + 0.1 * random.standard_normal((ROWS, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (one, "One Gaussian is enough"),
+        (uneven_noise, "One Gaussian is enough"),
+        (oblique_noise, "One mode "),
+        (saturated, "piled up at the box's edges"),
+        (uniform, "One mode is enough"),
+    ],
+)
+def test_one_mode_is_said_to_be_one(make: Make, sentence: str):
+    """Catches components taken for modes where they tile noise that is uneven, oblique, flat or cut by the box."""
+    result = find_modes(known(make), **SMALL)
+    assert sentence in result["verdict"] and result["multimodal"]["share"] < 0.05
+    assert result["effective"] < 1.1
+
+
+@pytest.mark.parametrize(("make", "number"), [(two, 2), (four, 4), (both_edges, 2)])
+def test_modes_everywhere_are_counted(make: Make, number: int):
+    result = find_modes(known(make), **SMALL)
+    assert result["verdict"].startswith(f"{number} modes at ") and result["multimodal"]["share"] > 0.95
+    assert result["effective"] == pytest.approx(number, abs=0.3)
+    rows = {row["components"]: row for row in result["likelihood"]}
+    assert result["chosen"] >= number > 1 and rows[result["chosen"]]["gain_low"] > 0.1
+
+
+def test_modes_at_few_states_are_found_there():
+    random = np.random.default_rng(0)
+    here = random.random((ROWS, 1)) < 0.12
+    states = random.uniform(-1, 1, (ROWS, 2)) + np.where(here, [3, 0], 0)
+    actions = one(random, states) + np.where(here, random.choice([-0.5, 0.5], (ROWS, 1)), 0)
+    result = find_modes(dataset_of(actions, states), **SMALL)
+    assert result["multimodal"]["share"] == pytest.approx(0.12, abs=0.03) and result["typical"] == 2
+    assert result["verdict"].startswith("2 modes at 1")
+    assert [row["source"] for row in result["by_source"]] == ["early", "late"]
+    assert sum(row["states"] for row in result["by_source"]) == result["states"]
+
+
+def test_sources_with_states_of_their_own_are_told_apart():
+    """Catches a mode of the data set counted as one of the state: only the second source has two."""
+    random = np.random.default_rng(0)
+    late = (np.arange(ROWS) >= ROWS / 2)[:, None]
+    states = np.where(late, 1.0, -1.0) + 0.1 * random.standard_normal((ROWS, 2))
+    apart = np.where(late, random.choice([-0.5, 0.5], (ROWS, 1)), 0.9)
+    result = find_modes(dataset_of(apart + 0.1 * random.standard_normal((ROWS, 2)), states), **SMALL)
+    early, late_ = result["by_source"]
+    assert early["share"] < 0.05 and late_["share"] > 0.95 and late_["typical"] == 2
+
+
+def test_two_modes_of_the_toy_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture):
+    page = tmp_path / "modes.html"
+    main(["data", "modes", "two-modes", "--seeds", "1", "--steps", "300", "--html", str(page), "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["verdict"].startswith("2 modes at 100% of the states") and result["histogram"] == {"2": 1.0}
+    assert page.read_text() == modes_page(result, text(result)) and page.read_text().count("data:image/png") == 2
+    assert all(len(line) <= 100 for line in text(result).splitlines()[1:]) and "<- modes counted" in text(result)
+
+
+# ---------------------------------------------------------------- modes of a mixture
+
+
+def shares(weights: list[float], means: list[list[float]], stds: list[float]) -> list[float]:
+    """Of one mixture, in the order of its components."""
+    profiles = _profiles(*(torch.tensor([part]) for part in (weights, means, [[std] * len(means[0]) for std in stds])))
+    return [round(share, 2) for share in _shares(torch.tensor([weights]), profiles)[0].tolist()]
+
+
+def test_components_are_one_mode_without_a_gap_between_them():
+    assert shares([0.4, 0.6], [[0.0], [0.2]], [0.1, 0.1]) == [0, 1]
+    assert shares([0.4, 0.6], [[0.0], [0.5]], [0.1, 0.1]) == [0.4, 0.6]
+    assert shares([0.4, 0.6], [[0.0, 0.5], [0.0, 0.5]], [0.1, 0.2]) == [0, 1]  # One inside the other.
+
+
+def test_a_flat_density_is_one_mode_and_so_are_its_piled_up_edges():
+    tiles = [[place] for place in (-1.0, -0.7, -0.35, 0.0, 0.35, 0.7, 1.0)]
+    assert sorted(shares([0.16, 0.12, 0.14, 0.16, 0.14, 0.12, 0.16], tiles, [0.05, *[0.2] * 5, 0.05]))[:-1] == [0] * 6
+
+
+def test_neither_slight_nor_wide_background_joins_or_adds_modes():
+    """Catches a chain of negligible components that makes one mode of two."""
+    bridge = [[-0.5], [-0.2], [0.1], [0.4], [0.5]]
+    assert shares([0.497, 0.002, 0.002, 0.002, 0.497], bridge, [0.05, 0.3, 0.3, 0.3, 0.05]) == [0.5, 0, 0, 0, 0.5]
+    assert shares([0.47, 0.47, 0.06], [[-0.5, 0], [0.5, 0], [0, 0]], [0.05, 0.05, 0.5])[:2] == pytest.approx(
+        [0.5, 0.5], abs=0.04
+    )
+    assert shares([0.9, 0.1], [[0.0], [0.22]], [0.1, 0.1]) == [1, 0]  # A shoulder without a peak.
+
+
+def test_intervals_are_over_episodes():
+    """Catches transitions taken for independent: all of one episode are alike here."""
+    random = np.random.default_rng(0)
+    episodes = np.repeat(np.arange(25), 400)
+    values = random.standard_normal(25)[episodes]
+    low, high = interval(values, episodes)
+    assert high - low == pytest.approx(4 * values.std() / 5, rel=0.25)
+    assert interval(values[:800], episodes[:800]) == (None, None)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_what_has_no_answer_is_refused_in_a_sentence(capsys: pytest.CaptureFixture):
+    random = np.random.default_rng(0)
+    states, actions = random.uniform(-1, 1, (180, 1)), random.uniform(-1, 1, (180, 2))
+    with pytest.raises(UsageError, match="too few episodes to hold some out: 9"):
+        find_modes(dataset_of(actions, states), **SMALL)
+    with pytest.raises(UsageError, match="1, and modes need at least 10"):
+        find_modes(dataset_of(actions, states, length=180), **SMALL)
+    with pytest.raises(UsageError, match=r"are the same \(\[0.5, 0.5\]\)"):
+        find_modes(dataset_of(np.full((200, 2), 0.5), random.uniform(-1, 1, (200, 1))), **SMALL)
+    with pytest.raises(UsageError, match="start with 1"):
+        find_modes(toy.two_modes(), components=(2, 5))
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "modes", "two-modes", "--steps", "3"])
+    assert "steps 3" in capsys.readouterr().err
