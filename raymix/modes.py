@@ -12,6 +12,9 @@ that loses nothing to the best is asked how many modes it has at held-out states
   (`_in_reach`), in the fitted density and in the held-out actions (`_filling`).
 - Training stops where validation episodes say, and of several seeds the one that does best there is taken: the clamp of
   `mdn`'s standard deviations at 1 lets no gradient through, and seeds that start above it can stay there.
+
+What it can miss: modes at a few steps in hundreds, such as the four ways on which the Fetch tasks start. The mixture's
+size is chosen, and its networks trained, by the likelihood of all transitions, in which a step in 50 counts for 2 %.
 """
 
 from __future__ import annotations
@@ -474,7 +477,7 @@ def verdict(result: dict[str, Any]) -> str:
         pile = f", of which actions piled up at the box's edges ({edges:.0%}) are part," if edges >= FEW_STATES else ""
         return (
             f"One mode is enough, at {1 - share:.0%} of the states: a mixture gains {gain}, but through the shape of"
-            f" the noise{pile} and not through further modes."
+            f" the noise{pile}; further modes were not seen."
         )
     numbers = {int(count): part for count, part in result["histogram"].items() if int(count) > 1}
     words = f"{typical} modes"
