@@ -494,6 +494,15 @@ def wide_report(options: argparse.Namespace) -> None:
         return
     print(f"{metric_in_words(runs.metric)}; intervals and differences {SELECT[runs.select]}\n")
     print("\n".join([comparison.render(frame), *([""] if notes else []), *notes]))
+    for title, more in (
+        ("interquartile mean over all data sets", comparison.aggregate_table(runs)),
+        (
+            "expected score of what is deployed after n evaluations (the best by one seed, scored by the others)",
+            comparison.online_table(runs),
+        ),
+    ):
+        if len(more):
+            print(f"\n{title}\n\n{comparison.render(more)}")
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from test_report import add, describe_run
 
 from raymix import ledger
 from raymix.cli import main
-from raymix.report.comparison import compare, to_latex, wide_table
+from raymix.report.comparison import aggregate_table, compare, online_table, to_latex, wide_table
 from raymix.report.runs import missing, read_runs
 from raymix.types import UsageError
 
@@ -100,6 +100,30 @@ def test_two_runs_are_compared_pair_by_pair(tmp_path: Path) -> None:
     add(third, {}, 1.0, algorithm="bc")
     with pytest.raises(UsageError, match="share no configuration"):
         compare(read_runs([str(one)]), read_runs([str(third)]))
+
+
+def test_a_search_is_judged_by_what_it_deploys(tmp_path: Path) -> None:
+    run = make(tmp_path, "run")
+    for components, score in ((1, 20.0), (5, 40.0), (10, 90.0)):
+        add(run, {"num_components": components}, score)
+    add(run, {"num_components": 20}, 99.0, diverged=(0, 1))
+    frame = online_table(read_runs([str(run)]))
+    assert frame["configurations"][0] == 3 and list(frame.columns[3:]) == ["n=1", "n=2"]
+    # The offsets of seeds cancel; of two out of three the best is 40, 90 or 90.
+    assert list(frame.loc[0, ["n=1", "n=2"]].astype(float)) == pytest.approx([50.0, 220 / 3])
+
+
+def test_tasks_are_aggregated_when_their_scores_are_comparable(tmp_path: Path) -> None:
+    run = make(tmp_path, "run")
+    for task in range(5):
+        add(run, {}, 10.0 * task, dataset=f"raymix/task-v{task}", seeds=6)
+    add(run, {"lr": 1.0}, 10.0, dataset="raymix/task-v0")
+    assert aggregate_table(read_runs([str(run)])).empty
+    (row,) = aggregate_table(read_runs([str(run)], metric="normalized_score")).to_dict("records")
+    assert (row["tasks"], row["runs"], row["lr"]) == (5, 30, 3e-4)
+    # By hand: 100 / 50 times the scores; a quarter of 30, rounded down, is cut from each end.
+    scores = sorted(2 * (10.0 * task + offset) for task in range(5) for offset in (-1, 0, 1) * 2)
+    assert row["iqm"] == pytest.approx(sum(scores[7:23]) / 16) and row["low"] < row["iqm"] < row["high"]
 
 
 def test_the_commands_print_and_write_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

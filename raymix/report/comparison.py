@@ -7,13 +7,20 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from raymix import ledger
 from raymix.report import HELD_OUT, SELECT, evaluations
 from raymix.report.evaluations import Configuration
 from raymix.report.runs import Runs
-from raymix.report.statistics import difference, probability_of_improvement, summarize
+from raymix.report.statistics import (
+    aggregate,
+    difference,
+    expected_online_performance,
+    probability_of_improvement,
+    summarize,
+)
 from raymix.report.tables import natural, phases_of, shown
 from raymix.types import UsageError
 
@@ -101,6 +108,62 @@ def compare(one: Runs, other: Runs) -> tuple[pd.DataFrame, list[str]]:
             words.append(f"{alone} configurations of the {name} run have no counterpart")
     records.sort(key=lambda record: [natural(record[name]) for name in ("dataset", "algorithm", *swept)])
     return pd.DataFrame(records), words
+
+
+def online_table(runs: Runs) -> pd.DataFrame:
+    """Expected online performance: what a search would deploy that can afford n evaluations.
+
+    One row per data set and algorithm with several configurations; columns dataset, algorithm, configurations (how
+    many were searched; those without scores of two seeds are not in it), and `n=1`, `n=2`, `n=4`, ... with the
+    expected score (`raymix.report.statistics.expected_online_performance`) over the seeds that all of them have.
+    """
+    phases = phases_of(runs.configurations, runs.phases)
+    groups: dict[tuple[str, str], list[dict[int, float]]] = defaultdict(list)
+    for one in runs.configurations:
+        scores = _scores(one, phases[one.algorithm][-1][0], runs.select, runs.metric)
+        if sum(map(math.isfinite, scores.values())) > 1:
+            groups[one.dataset, one.algorithm].append(scores)
+    sign = -1.0 if runs.metric.startswith(HELD_OUT) else 1.0
+    records = []
+    for (dataset, algorithm), searched in sorted(groups.items()):
+        shared = sorted(set.intersection(*(set(scores) for scores in searched)))
+        if len(searched) < 2 or len(shared) < 2:
+            continue
+        budgets = [2**power for power in range(len(searched).bit_length())]
+        table = sign * np.array([[scores[seed] for seed in shared] for scores in searched])
+        expected = [sign * score for score in expected_online_performance(table, budgets)]
+        record = {"dataset": dataset, "algorithm": algorithm, "configurations": len(searched)}
+        records.append(record | {f"n={n}": score for n, score in zip(budgets, expected, strict=True)})
+    return pd.DataFrame(records)
+
+
+def aggregate_table(runs: Runs) -> pd.DataFrame:
+    """Interquartile mean of normalized scores over the data sets, of every method that was run on all of them.
+
+    A method is an algorithm with its hyperparameters. Columns: algorithm, the swept fields, tasks, runs, iqm, low,
+    high (`raymix.report.statistics.aggregate`). Empty for one data set, and for scores that are not normalized: returns
+    of different tasks have no common scale.
+    """
+    tasks = {one.dataset for one in runs.configurations}
+    if len(tasks) < 2 or runs.metric != "normalized_score":
+        return pd.DataFrame()
+    phases = phases_of(runs.configurations, runs.phases)
+    swept = evaluations.swept_fields(runs.configurations)
+    methods: dict[tuple[str, str], list[Configuration]] = defaultdict(list)
+    for one in runs.configurations:
+        methods[one.method].append(one)
+    records = []
+    for (algorithm, _), members in methods.items():
+        scores = [list(_scores(one, phases[algorithm][-1][0], runs.select, runs.metric).values()) for one in members]
+        if len(members) < len(tasks) or not all(scores):
+            continue
+        mean, ends = aggregate(scores)
+        low, high = ends or (math.nan, math.nan)
+        record: dict[str, Any] = {"algorithm": algorithm}
+        record |= {name: shown(members[0].config.get(name)) for name in swept}
+        record |= {"tasks": len(tasks), "runs": sum(map(len, scores)), "iqm": mean, "low": low, "high": high}
+        records.append(record)
+    return pd.DataFrame(records)
 
 
 def render(frame: pd.DataFrame) -> str:
