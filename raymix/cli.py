@@ -473,7 +473,7 @@ def report(options: argparse.Namespace) -> None:
 def wide_report(options: argparse.Namespace) -> None:
     """`raymix report DIR... [--csv FILE] [--latex FILE] [--baseline NAME] [--keep-going]`."""
     from raymix.files import write_atomically
-    from raymix.report import SELECT, comparison, metric_in_words
+    from raymix.report import SELECT, comparison, metric_in_words, sensitivity
     from raymix.report.runs import missing, read_runs
 
     runs = read_runs(options.folder, options.select, options.metric, options.keep_going)
@@ -503,6 +503,8 @@ def wide_report(options: argparse.Namespace) -> None:
     ):
         if len(more):
             print(f"\n{title}\n\n{comparison.render(more)}")
+    if lines := sensitivity.sentences(runs):
+        print("\n" + "\n".join(lines))
 
 
 def compare(options: argparse.Namespace) -> None:

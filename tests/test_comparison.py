@@ -15,6 +15,7 @@ from raymix import ledger
 from raymix.cli import main
 from raymix.report.comparison import aggregate_table, compare, online_table, to_latex, wide_table
 from raymix.report.runs import missing, read_runs
+from raymix.report.sensitivity import sentences
 from raymix.types import UsageError
 
 
@@ -111,6 +112,27 @@ def test_a_search_is_judged_by_what_it_deploys(tmp_path: Path) -> None:
     assert frame["configurations"][0] == 3 and list(frame.columns[3:]) == ["n=1", "n=2"]
     # The offsets of seeds cancel; of two out of three the best is 40, 90 or 90.
     assert list(frame.loc[0, ["n=1", "n=2"]].astype(float)) == pytest.approx([50.0, 220 / 3])
+
+
+def test_a_hyperparameter_matters_where_its_interval_leaves_out_zero(tmp_path: Path) -> None:
+    run = make(tmp_path, "run")
+    for lr in (1e-3, 1e-4):
+        for components, score in ((1, 50.0), (5, 60.0 + 1e4 * lr), (10, 60.0 + 1e4 * lr)):
+            # Without this seed's divergence all differences would be equal, and equal is not certain.
+            add(run, {"num_components": components, "lr": lr}, score, diverged=(0,) if lr == 1e-3 else ())
+    lines = sentences(read_runs([str(run)]))
+    # By hand: lr=1e-4 gives +11 to every seed, lr=1e-3 +20 to two of three: 11, 15.5, 15.5; half 1.5 * 4.302653.
+    assert (
+        "lom on raymix/toy-v0: num_components matters between 1 and 5 (+14, 95 % 7.55 to 20.5); no difference is"
+        " certain between 5 and 10 (+0, 95 % 0 to 0)" in lines
+    )
+    assert any(
+        "lr: no difference is certain between 0.0001 and 0.001 (+6; an interval needs 3 seeds)" in x for x in lines
+    )
+    other = make(tmp_path, "other")
+    add(other, {"lr": 1e-3, "beta": 1.0}, 50.0)
+    add(other, {"lr": 1e-4, "beta": 2.0}, 50.0)
+    assert all("nothing can be said of" in line for line in sentences(read_runs([str(other)])))
 
 
 def test_tasks_are_aggregated_when_their_scores_are_comparable(tmp_path: Path) -> None:
