@@ -57,6 +57,8 @@ SCHEMA = pa.schema(
 
 KEY = ("config_id", "seed", "phase", "step")
 
+_JOINED = 500
+"""Segments that are joined at a time."""
 _SEGMENT = re.compile(r"([0-9a-f]{12})-(\d+)-(\d+)-([0-9a-f]{16})\.parquet")
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -212,15 +214,19 @@ def read(
     if filesystem.get_file_info(path).type != pa.fs.FileType.Directory:
         raise UsageError(f"there is no ledger at {folder}; give the folder `ledger` of a run")
     schema = pa.schema([field for field in SCHEMA if field.name in (*KEY, *columns)])
-    found = [schema.empty_table()]
+    found, small = [schema.empty_table()], list[pa.Table]()
     for segment in sorted(s for s in _segments(filesystem, path) if config_id in (None, s.config_id)):
         try:
-            found.append(_read_segment(filesystem, segment, schema, on_damage))
+            small.append(_read_segment(filesystem, segment, schema, on_damage))
         except UsageError as damage:
             if on_damage is None:
                 raise
             on_damage(damage)
-    return _newest(pa.concat_tables(found))
+        # A table of a few rows takes many times their size.
+        if len(small) == _JOINED:
+            found.append(pa.concat_tables(small).combine_chunks())
+            small.clear()
+    return _newest(pa.concat_tables([*found, *small]))
 
 
 def merge(tables: Mapping[str, pa.Table]) -> pa.Table:
