@@ -146,7 +146,13 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=bench_sweep)
 
     command = commands.add_parser("report", help="the table and figure of a run, from its ledger alone")
-    command.add_argument("folder", help="a run, or the storage folder of runs (then the newest)")
+    command.add_argument(
+        "folder", nargs="+", help="a run, or the storage folder of runs (then the newest); several share one table"
+    )
+    command.add_argument("--csv", metavar="FILE", help="write the wide table: each choice of checkpoint, differences")
+    command.add_argument("--latex", metavar="FILE", help="the same as LaTeX")
+    command.add_argument("--baseline", metavar="NAME", help="differences from this algorithm or config_id")
+    command.add_argument("--keep-going", action="store_true", help="leave out damaged parts of ledgers, and name them")
     command.add_argument(
         "--select", help="last, mean_last_3, or best (an oracle); default: what the run was started with"
     )
@@ -158,6 +164,20 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=report)
+
+    command = commands.add_parser(
+        "compare",
+        help="two runs, configuration by configuration",
+        description="Differences (B - A) with 95 % intervals between configurations of the same algorithm, data set and"
+        " hyperparameters; seeds are paired where both runs have them.",
+    )
+    command.add_argument("a", metavar="A", help="a run, or the storage folder of runs (then the newest)")
+    command.add_argument("b", metavar="B", help="the other run")
+    command.add_argument("--select", help="last, mean_last_3, or best (an oracle); default: as the runs were started")
+    command.add_argument("--metric", help="return, normalized_score or held_out/NAME; default: as they were started")
+    command.add_argument("--keep-going", action="store_true", help="leave out damaged parts of ledgers, and name them")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=compare)
 
     command = commands.add_parser(
         "export",
@@ -442,9 +462,67 @@ def report(options: argparse.Namespace) -> None:
     if options.embeddings:
         embeddings(options)
         return
+    if len(options.folder) > 1 or options.csv or options.latex or options.baseline or options.keep_going:
+        wide_report(options)
+        return
     from raymix.report import write_report
 
-    show(write_report(options.folder, select=options.select, metric=options.metric), options.json)
+    show(write_report(options.folder[0], select=options.select, metric=options.metric), options.json)
+
+
+def wide_report(options: argparse.Namespace) -> None:
+    """`raymix report DIR... [--csv FILE] [--latex FILE] [--baseline NAME] [--keep-going]`."""
+    from raymix.files import write_atomically
+    from raymix.report import SELECT, comparison, metric_in_words, sensitivity
+    from raymix.report.runs import missing, read_runs
+
+    runs = read_runs(options.folder, options.select, options.metric, options.keep_going)
+    frame = comparison.wide_table(runs, options.baseline)
+    for path, text in (
+        (options.csv, lambda: frame.to_csv(index=False)),
+        (options.latex, lambda: comparison.to_latex(frame)),
+    ):
+        if path:
+            try:
+                write_atomically(path, text())
+            except OSError as problem:
+                raise UsageError(f"cannot write {path}: {problem.strerror}; give another file") from problem
+    notes = [*runs.notices, *missing(runs)]
+    if options.json:
+        print(frame.to_json(orient="records"))
+        print("\n".join(notes), end="\n" if notes else "", file=sys.stderr)
+        return
+    print(f"{metric_in_words(runs.metric)}; intervals and differences {SELECT[runs.select]}\n")
+    print("\n".join([comparison.render(frame), *([""] if notes else []), *notes]))
+    for title, more in (
+        ("interquartile mean over all data sets", comparison.aggregate_table(runs)),
+        (
+            "expected score of what is deployed after n evaluations (the best by one seed, scored by the others)",
+            comparison.online_table(runs),
+        ),
+    ):
+        if len(more):
+            print(f"\n{title}\n\n{comparison.render(more)}")
+    if lines := sensitivity.sentences(runs):
+        print("\n" + "\n".join(lines))
+
+
+def compare(options: argparse.Namespace) -> None:
+    """`raymix compare A B`."""
+    from raymix.report import SELECT, comparison, metric_in_words
+    from raymix.report.runs import read_runs
+
+    one, other = (
+        read_runs([folder], options.select, options.metric, options.keep_going) for folder in (options.a, options.b)
+    )
+    frame, words = comparison.compare(one, other)
+    words = [*one.notices, *other.notices, *words]
+    if options.json:
+        print(frame.to_json(orient="records"))
+        print("\n".join(words), end="\n" if words else "", file=sys.stderr)
+        return
+    print(f"{metric_in_words(one.metric)}, {SELECT[one.select]}\na  {one.folders[0]}\nb  {other.folders[0]}\n")
+    print("\n".join([comparison.render(frame), *([""] if words else []), *words]))
 
 
 def embeddings(options: argparse.Namespace) -> None:
@@ -453,7 +531,11 @@ def embeddings(options: argparse.Namespace) -> None:
 
     if options.select or options.metric:
         raise UsageError("embeddings have no scores to choose from; leave out --select and --metric")
-    paths = write_embedding_figures(options.folder)
+    if len(options.folder) > 1 or options.csv or options.latex or options.baseline or options.keep_going:
+        raise UsageError(
+            "embeddings are those of one run; give one folder, and no --csv, --latex, --baseline, --keep-going"
+        )
+    paths = write_embedding_figures(options.folder[0])
     print(json.dumps({"figures": paths}) if options.json else "\n".join(f"figure  {path}" for path in paths))
 
 

@@ -18,7 +18,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -55,6 +55,10 @@ SCHEMA = pa.schema(
 )
 """The columns of a ledger; the fields of `Row`, with `config` and `metrics` as JSON text."""
 
+KEY = ("config_id", "seed", "phase", "step")
+
+_JOINED = 500
+"""Segments that are joined at a time."""
 _SEGMENT = re.compile(r"([0-9a-f]{12})-(\d+)-(\d+)-([0-9a-f]{16})\.parquet")
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -192,26 +196,60 @@ def next_attempt(folder: str, config_id: str) -> int:
     return 1 + max((s.attempt for s in _segments(*_filesystem(folder)) if s.config_id == config_id), default=0)
 
 
-def read(folder: str, config_id: str | None = None) -> pa.Table:
+def read(
+    folder: str,
+    config_id: str | None = None,
+    columns: Sequence[str] = SCHEMA.names,
+    on_damage: Callable[[UsageError], None] | None = None,
+) -> pa.Table:
     """The ledger (or one configuration's part) in the columns of `SCHEMA`, each (config_id, seed, phase, step) once.
 
     Of several rows with one key, the highest attempt wins, then the last written. Sorted by config_id, seed, phase (in
     the order in which the configuration went through them) and step: a killed and resumed run reads like one that
-    was not. Raises `UsageError` where there is no such folder, and for a damaged segment, by name.
+    was not. `columns` names those that are wanted beside the key. Raises `UsageError` where there is no such folder,
+    and for a segment that is damaged or has other columns, by name; with `on_damage` that gets the error instead, and
+    the segment is left out (of columns that this version does not know, only those are).
     """
     filesystem, path = _filesystem(folder)
     if filesystem.get_file_info(path).type != pa.fs.FileType.Directory:
         raise UsageError(f"there is no ledger at {folder}; give the folder `ledger` of a run")
-    segments = sorted(s for s in _segments(filesystem, path) if config_id in (None, s.config_id))
-    table = pa.concat_tables([SCHEMA.empty_table(), *(_read_segment(filesystem, segment) for segment in segments)])
-    newest: dict[tuple[str, int, str, int], int] = {}
-    phases: dict[str, dict[str, int]] = {}
-    for index, key in enumerate(_keys(table)):
-        newest[key] = index
-        order = phases.setdefault(key[0], {})
-        order.setdefault(key[2], len(order))
-    kept = sorted(newest, key=lambda key: (key[0], key[1], phases[key[0]][key[2]], key[3]))
-    return table.take(pa.array([newest[key] for key in kept], pa.int64())).combine_chunks()
+    schema = pa.schema([field for field in SCHEMA if field.name in (*KEY, *columns)])
+    found, small = [schema.empty_table()], list[pa.Table]()
+    for segment in sorted(s for s in _segments(filesystem, path) if config_id in (None, s.config_id)):
+        try:
+            small.append(_read_segment(filesystem, segment, schema, on_damage))
+        except UsageError as damage:
+            if on_damage is None:
+                raise
+            on_damage(damage)
+        # A table of a few rows takes many times their size.
+        if len(small) == _JOINED:
+            found.append(pa.concat_tables(small).combine_chunks())
+            small.clear()
+    return _newest(pa.concat_tables([*found, *small]))
+
+
+def merge(tables: Mapping[str, pa.Table]) -> pa.Table:
+    """The tables of several ledgers, by the ledgers' names, as one; what two of them hold alike is there once.
+
+    Raises `UsageError` where two hold other results under one key.
+    """
+    table = pa.concat_tables(tables.values())
+    origin = np.repeat(np.arange(len(tables)), [len(one) for one in tables.values()])
+    order, first = _order(table)
+    results = [name for name in ("returns", "diverged", "metrics") if name in table.column_names]
+    again = np.flatnonzero(~first)
+    before, after = (table.select([*KEY, *results]).take(order[at]).to_pylist() for at in (again - 1, again))
+    for at, one, other in zip(again, before, after, strict=True):
+        # As text: NaN equals itself there.
+        if str(one) != str(other):
+            names = list(tables)
+            raise UsageError(
+                f"{names[origin[order[at - 1]]]} and {names[origin[order[at]]]} have other results for configuration"
+                f" {one['config_id']}, seed {one['seed']}, phase {one['phase']}, step {one['step']:,}; report one of"
+                " them, or set them side by side with `raymix compare`"
+            )
+    return table.take(pa.array(order[first])).combine_chunks()
 
 
 def rows(table: pa.Table) -> list[Row]:
@@ -226,8 +264,27 @@ def rows(table: pa.Table) -> list[Row]:
     ]
 
 
-def _keys(table: pa.Table) -> Iterator[tuple[str, int, str, int]]:
-    return zip(*(table[name].to_pylist() for name in ("config_id", "seed", "phase", "step")), strict=True)
+def _order(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """The rows sorted by key, equal keys in the order of the table, and which of them are the first of their key."""
+    ids, phases = (table[name].combine_chunks().dictionary_encode() for name in ("config_id", "phase"))
+    names = ids.dictionary.to_numpy(zero_copy_only=False).astype(str)
+    config = np.argsort(np.argsort(names))[ids.indices.to_numpy()] if len(names) else np.zeros(0, np.int64)
+    # A phase's place is that of its first row in its configuration.
+    pair = config * len(phases.dictionary) + phases.indices.to_numpy()
+    _, place, which = np.unique(pair, return_index=True, return_inverse=True)
+    keys = np.stack([config, table["seed"].to_numpy(), place[which], table["step"].to_numpy()])
+    order = np.lexsort(keys[::-1])
+    keys = keys[:, order]
+    first = np.ones(len(order), bool)
+    first[1:] = (keys[:, 1:] != keys[:, :-1]).any(0)
+    return order, first
+
+
+def _newest(table: pa.Table) -> pa.Table:
+    """The last of the rows with each key, sorted by key."""
+    order, first = _order(table)
+    last = np.append(first[1:], np.ones(min(1, len(first)), bool))
+    return table.take(pa.array(order[last])).combine_chunks()
 
 
 def _filesystem(folder: str) -> tuple[pa.fs.FileSystem, str]:
@@ -248,19 +305,31 @@ def _segments(filesystem: pa.fs.FileSystem, path: str) -> list[_Segment]:
     return [_Segment(match[1], int(match[2]), int(match[3]), match[4], file) for match, file in matches]
 
 
-def _read_segment(filesystem: pa.fs.FileSystem, segment: _Segment) -> pa.Table:
-    with filesystem.open_input_file(segment.path) as file:
-        data = file.read()
+def _read_segment(
+    filesystem: pa.fs.FileSystem,
+    segment: _Segment,
+    schema: pa.Schema,
+    on_damage: Callable[[UsageError], None] | None,
+) -> pa.Table:
+    with filesystem.open_input_file(segment.path) as stream:
+        data = stream.read()
     if _digest(data) != segment.digest:
         raise UsageError(
             f"the ledger segment {segment.path} is damaged (its bytes do not match the digest in its name); "
             "restore it from a copy, or remove it to go on without its rows"
         )
-    table = pa.parquet.read_table(pa.BufferReader(data))
-    if not table.schema.equals(SCHEMA):
-        unlike = sorted(set(SCHEMA.names) ^ set(table.schema.names)) or "types"
-        raise UsageError(f"{segment.path} has other columns ({unlike}); read it with the raymix version that wrote it")
-    return table
+    # Not `read_table`: that makes a data set of the file first, which takes three times as long.
+    file = pa.parquet.ParquetFile(pa.BufferReader(data))
+    if not (found := file.schema_arrow).equals(SCHEMA):
+        unlike = sorted(set(SCHEMA.names) ^ set(found.names)) or "types"
+        other = UsageError(
+            f"{segment.path} has other columns ({unlike}); read it with the raymix version that wrote it"
+        )
+        newer = all(field.name in found.names and found.field(field.name).equals(field) for field in SCHEMA)
+        if on_damage is None or not newer:
+            raise other
+        on_damage(other)
+    return file.read(columns=schema.names, use_threads=False).select(schema.names)
 
 
 def _digest(data: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import tempfile
@@ -191,3 +192,28 @@ def test_bad_folders_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="12 hex digits"):
         LedgerWriter(str(tmp_path), "lom", 1)
     assert ledger.read(str(tmp_path)).num_rows == 0
+
+
+def test_many_segments_are_joined_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = LedgerWriter(str(tmp_path), ONE, 1)
+    for step in range(7):
+        writer.append([make_row(seed, step=step) for seed in (0, 1)])
+    whole = ledger.read(str(tmp_path))
+    monkeypatch.setattr(ledger, "_JOINED", 3)
+    assert ledger.read(str(tmp_path)).equals(whole) and whole.num_rows == 14
+
+
+def test_columns_of_a_newer_version_are_told_and_left_out_when_asked(tmp_path: Path) -> None:
+    name = LedgerWriter(str(tmp_path), ONE, 1).append([make_row()])
+    assert name is not None
+    table = ledger.read(str(tmp_path))
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(table.append_column("energy", pa.array([1.0])), sink)
+    data = sink.getvalue().to_pybytes()
+    (tmp_path / name).unlink()
+    (tmp_path / f"{ONE}-0001-000000-{hashlib.sha256(data).hexdigest()[:16]}.parquet").write_bytes(data)
+    with pytest.raises(UsageError, match=r"other columns \(\['energy'\]\)"):
+        ledger.read(str(tmp_path))
+    told: list[UsageError] = []
+    assert ledger.read(str(tmp_path), on_damage=told.append).equals(table)
+    assert len(told) == 1 and "energy" in str(told[0])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from raymix.ledger import Row, rows
-from raymix.report import HELD_OUT, METRIC, SELECT, check_metric, metric_in_words
+from raymix.report import METRIC, SELECT, evaluations, metric_in_words
+from raymix.report.evaluations import Configuration, configurations
 from raymix.report.statistics import FEWEST_SEEDS, summarize
 from raymix.types import UsageError
 
@@ -59,20 +57,21 @@ def score_table(
     """
     if select not in SELECT:
         raise UsageError(f"select is one of {', '.join(SELECT)}, not {select!r}")
-    check_metric(metric)
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows(table):
-        groups[row.config_id].append(row)
-    swept = _swept_fields(group[0] for group in groups.values())
-    labels = _dataset_labels(group[0] for group in groups.values())
-    phases = {**_phases_reached(groups.values()), **(phases or {})}
+    return table_of(configurations(table, metric), select, metric, phases)
+
+
+def table_of(
+    found: Sequence[Configuration], select: str, metric: str, phases: Mapping[str, Phases] | None = None
+) -> pd.DataFrame:
+    """`score_table` of configurations whose scores are in `metric`."""
+    swept = evaluations.swept_fields(found)
+    phases = phases_of(found, phases)
     records = []
-    for config_id, group in groups.items():
-        first = group[0]
-        record: dict[str, Any] = {"dataset": labels[first.dataset, first.dataset_hash], "algorithm": first.algorithm}
-        record |= {name: _shown(first.config[name]) for name in swept if name in first.config}
-        record |= _statistics(group, phases[first.algorithm], select, metric)
-        records.append(record | {"metric": metric, "select": select, "config_id": config_id})
+    for one in found:
+        record: dict[str, Any] = {"dataset": one.dataset, "algorithm": one.algorithm}
+        record |= {name: shown(one.config[name]) for name in swept if name in one.config}
+        record |= _statistics(one, phases[one.algorithm], select, metric)
+        records.append(record | {"metric": metric, "select": select, "config_id": one.config_id})
     records.sort(key=lambda record: [natural(record.get(name)) for name in (*_BEFORE, *swept, "config_id")])
     columns = [*_BEFORE, *swept, *_AFTER, *_LAST]
     # Object columns keep whole numbers whole beside a missing one (an algorithm without that field).
@@ -193,22 +192,23 @@ def _note(record: pd.Series) -> str:
     return "; ".join(notes if record["finished"] else [*notes, f"unfinished, in phase {record['phase']}"])
 
 
-def _statistics(group: Sequence[Row], phases: Phases, select: str, metric: str) -> dict[str, Any]:
+def _statistics(one: Configuration, phases: Phases, select: str, metric: str) -> dict[str, Any]:
     """The columns of one configuration that do not come from its name."""
     last_phase, steps = phases[-1]
-    by_seed: dict[int, list[Row]] = defaultdict(list)
-    for row in group:
-        by_seed[row.seed].append(row)
-    seeds = [_seed(by_seed[seed], last_phase, select, metric) for seed in sorted(by_seed)]
+    seeds = [
+        _Seed(evaluations.score(reports, last_phase, select, metric), reports[-1].phase, reports[-1].step)
+        for _, reports in sorted(one.seeds.items())
+    ]
     scores = [seed.score for seed in seeds]
     summary = summarize([score for score in scores if score is not None])
     low, high = summary.interval or (math.nan, math.nan)
     # The ledger's own besides: a run resumed after its algorithm's phases were renamed has rows of both.
-    order = list(dict.fromkeys([*(name for name, _ in phases), *(row.phase for row in group)]))
+    reached = (each.phase for reports in one.seeds.values() for each in reports)
+    order = list(dict.fromkeys([*(name for name, _ in phases), *reached]))
     # A diverged seed may have stopped where it was: it holds nobody up.
     running = [seed for seed in seeds if seed.score is None or math.isfinite(seed.score)]
     slowest = min(running or seeds, key=lambda seed: (order.index(seed.phase), seed.step))
-    reached_end = slowest.phase == last_phase and slowest.step >= int(group[0].config.get(steps, 0))
+    reached_end = slowest.phase == last_phase and slowest.step >= int(one.config.get(steps, 0))
     return {
         "scores": scores,
         "mean": summary.mean,
@@ -224,68 +224,16 @@ def _statistics(group: Sequence[Row], phases: Phases, select: str, metric: str) 
     }
 
 
-def _seed(group: Sequence[Row], phase: str, select: str, metric: str) -> _Seed:
-    found = [_mean_score(row, metric) for row in group if row.phase == phase]
-    evaluated = [score for score in found if score is not None]
-    score: float | None
-    if any(row.diverged for row in group):
-        score = math.nan
-    elif not evaluated:
-        score = None
-    elif select == "best":
-        best = min if metric.startswith(HELD_OUT) else max
-        score = best(filter(math.isfinite, evaluated), default=math.nan)
-    else:
-        last = evaluated[-3:] if select == "mean_last_3" else evaluated[-1:]
-        score = math.fsum(last) / len(last) if all(map(math.isfinite, last)) else math.nan
-    return _Seed(score, group[-1].phase, group[-1].step)
-
-
-def _mean_score(row: Row, metric: str) -> float | None:
-    """None where the row has no such score."""
-    if metric.startswith(HELD_OUT):
-        return row.metrics.get(metric)
-    if not row.returns:
-        return None
-    mean = sum(row.returns) / len(row.returns)
-    if metric == "return":
-        return mean
-    if row.reference_min is None or row.reference_max is None:
-        raise UsageError(f"{row.dataset} has no reference scores to normalize by; use the metric 'return'")
-    return 100.0 * (mean - row.reference_min) / (row.reference_max - row.reference_min)
-
-
-def _swept_fields(firsts: Iterable[Row]) -> list[str]:
-    """Fields that differ between the configurations of one algorithm, in order of name."""
-    seen: dict[tuple[str, str], set[str]] = defaultdict(set)
-    counts: dict[str, int] = defaultdict(int)
-    held: dict[tuple[str, str], int] = defaultdict(int)
-    for row in firsts:
-        counts[row.algorithm] += 1
-        for name, value in row.config.items():
-            seen[row.algorithm, name].add(json.dumps(value))
-            held[row.algorithm, name] += 1
-    return sorted({n for (a, n), values in seen.items() if len(values) > 1 or held[a, n] < counts[a]})
-
-
-def _dataset_labels(firsts: Iterable[Row]) -> dict[tuple[str, str], str]:
-    """Data sets by name, with the start of their hash where one name has several contents."""
-    hashes: dict[str, set[str]] = defaultdict(set)
-    for row in firsts:
-        hashes[row.dataset].add(row.dataset_hash)
-    return {(n, h): n if len(found) == 1 else f"{n}@{h[:8]}" for n, found in hashes.items() for h in found}
-
-
-def _phases_reached(groups: Iterable[Sequence[Row]]) -> dict[str, Phases]:
-    """The phases of each algorithm as far as the ledger shows them, from the configuration that got furthest."""
+def phases_of(found: Iterable[Configuration], known: Mapping[str, Phases] | None = None) -> dict[str, Phases]:
+    """The phases of each algorithm: the known ones, or as far as the configuration shows them that got furthest."""
     furthest: dict[str, Phases] = {}
-    for group in groups:
-        order = [(name, "steps") for name in dict.fromkeys(row.phase for row in group)]
-        if len(order) > len(furthest.get(group[0].algorithm, ())):
-            furthest[group[0].algorithm] = order
-    return furthest
+    for one in found:
+        order = [(n, "steps") for n in dict.fromkeys(each.phase for seed in one.seeds.values() for each in seed)]
+        if len(order) > len(furthest.get(one.algorithm, ())):
+            furthest[one.algorithm] = order
+    return {**furthest, **(known or {})}
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
     """A hyperparameter as a cell: lists become 256,256."""
     return ",".join(map(str, value)) if isinstance(value, list) else value

@@ -1,0 +1,152 @@
+"""What a ledger says about each configuration: its hyperparameters, and the evaluations of each of its seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from raymix import ledger
+from raymix.report import HELD_OUT, check_metric
+from raymix.types import UsageError
+
+
+class Evaluation(NamedTuple):
+    """What one seed had reached at one report."""
+
+    phase: str
+    step: int
+    score: float | None
+    """Mean over the episodes; None where nothing was measured."""
+    diverged: bool
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One configuration on one data set."""
+
+    config_id: str
+    algorithm: str
+    dataset: str
+    """Name; with the start of its hash where the ledger holds several contents of that name."""
+    dataset_hash: str
+    config: Mapping[str, Any]
+    """All hyperparameters."""
+    version: str
+    """Version of raymix that trained it."""
+    normalizable: bool
+    """Its data set has reference returns."""
+    seeds: Mapping[int, Sequence[Evaluation]]
+    """The reports of each seed, in order."""
+
+    @property
+    def method(self) -> tuple[str, str]:
+        """What it has in common with the same on another data set: algorithm and hyperparameters."""
+        return self.algorithm, ledger.encode(self.config)
+
+
+def columns_for(metric: str) -> list[str]:
+    """The columns of a ledger that `configurations` needs for a metric."""
+    facts = ["algorithm", "dataset", "dataset_hash", "config", "version", "reference_min", "reference_max"]
+    return [*ledger.KEY, *facts, "diverged", "metrics" if metric.startswith(HELD_OUT) else "returns"]
+
+
+def configurations(table: pa.Table, metric: str = "return") -> list[Configuration]:
+    """The configurations of a table from `raymix.ledger.read` (in `columns_for(metric)`), in its order.
+
+    Raises `UsageError` for an unknown metric, and for normalized scores of a data set without references.
+    """
+    check_metric(metric)
+    ids = table["config_id"].to_numpy()
+    starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.zeros(0, np.int64)
+    names = ("config_id", "algorithm", "dataset", "dataset_hash", "config", "version", "reference_min", "reference_max")
+    facts = table.select(names).take(pa.array(starts)).to_pylist()
+    labels = _dataset_labels((fact["dataset"], fact["dataset_hash"]) for fact in facts)
+    scores = _scores(table, metric)
+    reports = zip(*(table[name].to_pylist() for name in ("phase", "step")), scores, table["diverged"].to_pylist())
+    seeds = table["seed"].to_pylist()
+    evaluations = [Evaluation(*report) for report in reports]
+    found = []
+    for fact, start, end in zip(facts, starts, [*starts[1:], len(ids)]):
+        low, high = fact["reference_min"], fact["reference_max"]
+        by_seed: dict[int, list[Evaluation]] = defaultdict(list)
+        for seed, evaluation in zip(seeds[start:end], evaluations[start:end]):
+            by_seed[seed].append(_normalized(evaluation, fact) if metric == "normalized_score" else evaluation)
+        found.append(
+            Configuration(
+                config_id=fact["config_id"],
+                algorithm=fact["algorithm"],
+                dataset=labels[fact["dataset"], fact["dataset_hash"]],
+                dataset_hash=fact["dataset_hash"],
+                config=ledger.decode(fact["config"]),
+                version=fact["version"],
+                normalizable=low is not None and high is not None,
+                seeds=dict(by_seed),
+            )
+        )
+    return found
+
+
+def _normalized(evaluation: Evaluation, fact: Mapping[str, Any]) -> Evaluation:
+    low, high = fact["reference_min"], fact["reference_max"]
+    if evaluation.score is None:
+        return evaluation
+    if low is None or high is None:
+        raise UsageError(f"{fact['dataset']} has no reference scores to normalize by; use the metric 'return'")
+    return evaluation._replace(score=100.0 * (evaluation.score - low) / (high - low))
+
+
+def score(evaluations: Sequence[Evaluation], phase: str, select: str, metric: str) -> float | None:
+    """A seed's score in this phase, by a rule of `raymix.report.SELECT`.
+
+    NaN for a diverged seed, None for one that was not evaluated yet.
+    """
+    found = [each.score for each in evaluations if each.phase == phase and each.score is not None]
+    if any(each.diverged for each in evaluations):
+        return math.nan
+    if not found:
+        return None
+    if select == "best":
+        best = min if metric.startswith(HELD_OUT) else max
+        return best(filter(math.isfinite, found), default=math.nan)
+    last = found[-3:] if select == "mean_last_3" else found[-1:]
+    return math.fsum(last) / len(last) if all(map(math.isfinite, last)) else math.nan
+
+
+def swept_fields(configurations: Iterable[Configuration]) -> list[str]:
+    """Fields that differ between the configurations of one algorithm, in order of name."""
+    seen: dict[tuple[str, str], set[str]] = defaultdict(set)
+    counts: dict[str, int] = defaultdict(int)
+    held: dict[tuple[str, str], int] = defaultdict(int)
+    for one in configurations:
+        counts[one.algorithm] += 1
+        for name, value in one.config.items():
+            seen[one.algorithm, name].add(json.dumps(value))
+            held[one.algorithm, name] += 1
+    return sorted({n for (a, n), values in seen.items() if len(values) > 1 or held[a, n] < counts[a]})
+
+
+def _scores(table: pa.Table, metric: str) -> list[float | None]:
+    """The mean return of each row, or its held-out metric."""
+    if metric.startswith(HELD_OUT):
+        return [ledger.decode(metrics).get(metric) for metrics in table["metrics"].to_pylist()]
+    returns = table["returns"].combine_chunks()
+    lengths = returns.value_lengths().to_numpy()
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    sums = np.bincount(row, weights=returns.flatten().to_numpy(), minlength=len(lengths))
+    means = sums / np.maximum(lengths, 1)
+    return [mean if length else None for mean, length in zip(means.tolist(), lengths.tolist())]
+
+
+def _dataset_labels(datasets: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Data sets by name, with the start of their hash where one name has several contents."""
+    hashes: dict[str, set[str]] = defaultdict(set)
+    for name, content in datasets:
+        hashes[name].add(content)
+    return {(n, h): n if len(found) == 1 else f"{n}@{h[:8]}" for n, found in hashes.items() for h in found}

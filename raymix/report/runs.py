@@ -1,0 +1,108 @@
+"""Several runs read as one: their ledgers merged, and what their plans agree on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raymix import ledger
+from raymix.plan import read_description
+from raymix.report import SELECT, find_run
+from raymix.report.evaluations import Configuration, columns_for, configurations
+from raymix.report.tables import Phases
+from raymix.types import UsageError
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The configurations of one or several runs, with scores in `metric`."""
+
+    folders: Sequence[str]
+    configurations: Sequence[Configuration]
+    select: str
+    metric: str
+    phases: Mapping[str, Phases]
+    """Of each algorithm, where a plan tells."""
+    seeds: Mapping[str, Sequence[int]]
+    """The seeds that were planned for each configuration, by its id; empty where no run has a plan."""
+    notices: Sequence[str]
+    """What was left out of damaged ledgers."""
+
+
+def read_runs(
+    folders: Sequence[str], select: str | None = None, metric: str | None = None, keep_going: bool = False
+) -> Runs:
+    """Read runs (or storage roots: their newest run), from their ledgers and, where there is one, `sweep.json`.
+
+    `select` and `metric` as in `raymix.report.tables.score_table`; None: what the runs were started with. With
+    `keep_going` damaged parts of ledgers are left out and named in `notices`.
+
+    Raises:
+        UsageError: a run has no results, is damaged, or holds other results under a key of another; or the runs
+            were started with different rules or metrics and none is asked for.
+    """
+    found = list(dict.fromkeys(os.path.realpath(find_run(folder)) for folder in folders))
+    for folder in found:
+        if not os.path.isdir(os.path.join(folder, "ledger")):
+            raise UsageError(f"{folder} has no ledger yet; start the run, or resume it, and ask again")
+    plans = {folder: _plan_of(folder) for folder in found}
+    select = select or _agreed("select", {folder: plan.get("select", "last") for folder, plan in plans.items()})
+    metric = metric or _agreed("metric", {folder: plan.get("metric", "return") for folder, plan in plans.items()})
+    if select not in SELECT:
+        raise UsageError(f"select is one of {', '.join(SELECT)}, not {select!r}")
+    phases: dict[str, Phases] = {}
+    for folder, plan in plans.items():
+        for algorithm, own in plan.get("phases", {}).items():
+            if phases.setdefault(algorithm, own) != own:
+                raise UsageError(f"{folder} trained {algorithm} in other phases than the runs before; report it apart")
+    notices: list[str] = []
+    on_damage = (lambda damage: notices.append(str(damage))) if keep_going else None
+    columns = columns_for(metric)
+    tables = {folder: ledger.read(os.path.join(folder, "ledger"), None, columns, on_damage) for folder in found}
+    for folder, table in tables.items():
+        if not table.num_rows:
+            raise UsageError(f"the ledger of {folder} has no results yet; ask again after the run's first report")
+    merged = ledger.merge(tables)
+    return Runs(
+        folders=found,
+        configurations=configurations(merged, metric),
+        select=select,
+        metric=metric,
+        phases=phases,
+        seeds={
+            trial["config_id"]: plan.get("seeds", ()) for plan in plans.values() for trial in plan.get("trials", ())
+        },
+        notices=notices,
+    )
+
+
+def missing(runs: Runs) -> list[str]:
+    """What was planned and is not in the ledgers, in words."""
+    there = {one.config_id: one.seeds for one in runs.configurations}
+    words = []
+    if absent := [config_id for config_id in runs.seeds if config_id not in there]:
+        words.append(
+            f"{len(absent)} of {len(runs.seeds)} planned configurations have no results yet: {', '.join(absent)}"
+        )
+    for config_id, planned in runs.seeds.items():
+        if lacking := [seed for seed in planned if config_id in there and seed not in there[config_id]]:
+            words.append(f"configuration {config_id} lacks seeds {', '.join(map(str, lacking))}")
+    return words
+
+
+def _plan_of(folder: str) -> dict[str, Any]:
+    """The run's `sweep.json`; empty where there is none or it is damaged, since a ledger can be reported without."""
+    try:
+        return read_description(Path(folder))
+    except UsageError:
+        return {}
+
+
+def _agreed(name: str, values: Mapping[str, str]) -> str:
+    if len(set(values.values())) > 1:
+        told = "; ".join(f"{value} in {folder}" for folder, value in values.items())
+        raise UsageError(f"the runs have no common {name} ({told}); choose one with --{name}")
+    return next(iter(values.values()))
