@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raymix.data.catalog import load as load_dataset
     from raymix.plan import SweepSpec
+    from raymix.search.halving import Halving
     from raymix.sweep_command import main
 
 __version__ = "0.1.0"
-__all__ = ["SweepSpec", "__version__", "load_dataset", "main"]
+__all__ = ["Halving", "SweepSpec", "__version__", "load_dataset", "main"]
 
 _HOMES = {
+    "Halving": ("raymix.search.halving", "Halving"),
     "SweepSpec": ("raymix.plan", "SweepSpec"),
     "main": ("raymix.sweep_command", "main"),
     "load_dataset": ("raymix.data.catalog", "load"),

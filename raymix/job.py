@@ -17,6 +17,7 @@ import numpy as np
 import raymix
 from raymix import checkpoint, ledger, snapshots
 from raymix.report import HELD_OUT
+from raymix.search.halving import rungs_of
 from raymix.types import Dataset, Spec, UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Job:
     """A word for each phase but the last; jobs of the same one have the same phase. Empty: nothing is shared."""
     held_out: float = 0.0
     """Share of the episodes that training does not see."""
+    rungs: list[int] = field(default_factory=list)
+    """Steps of the last phase at which it has to be told whether to go on (`raymix.search.halving`)."""
     device: str = "cpu"
     capture: str = "auto"
 
@@ -79,6 +82,7 @@ def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: Path, device: s
         widths=trial["widths"],
         shared=trial["shared"],
         held_out=plan.get("held_out", 0.0),  # runs from before there was one
+        rungs=rungs_of(plan, trial),
         device=device,
         capture=capture,
     )
@@ -129,6 +133,13 @@ def is_over(job: Job, start: checkpoint.Checkpoint | None) -> bool:
     name, steps = job.phases[-1]
     finished = start.state["phase"] == name and start.state["step"] >= steps
     return finished or all(start.state["diverged"])
+
+
+def rung_at(job: Job, start: checkpoint.Checkpoint | None) -> int | None:
+    """The rung at which a checkpoint was taken; None if it was taken at none."""
+    if start is None or start.state["phase"] != job.phases[-1][0]:
+        return None
+    return start.state["step"] if start.state["step"] in job.rungs else None
 
 
 def progress_of(job: Job, start: checkpoint.Checkpoint | None) -> float:

@@ -16,6 +16,7 @@ from raymix.data.held_out import SHARE
 from raymix.data.recipe import parse
 from raymix.files import write_atomically
 from raymix.report import ACTION_ERROR, HELD_OUT, SELECT, check_metric
+from raymix.search.halving import Halving
 from raymix.types import UsageError
 
 
@@ -62,6 +63,8 @@ class SweepSpec:
     data set has no environment or the metric needs it, else none."""
     select: str = "last"
     """The rule that picks the checkpoint whose score counts: a key of `raymix.report.SELECT`."""
+    scheduler: Halving | None = None
+    """Which trials are stopped early; None: none. Trials on different data sets are never compared."""
     seats: int | None = None
     """The most agents (one per seed) that train as one program; trials of the same structure share it. None: 8 on
     CPUs, 64 on a GPU. Products are rounded by the program's width, so a run keeps it wherever it is resumed."""
@@ -118,7 +121,17 @@ class Trial:
         return ", ".join(filter(None, (self.name, swept))) or "all settings fixed"
 
 
-_COMMON = ("seed_list", "episodes", "metric", "held_out", "select", "seats", "cpus_per_pack", "gpus_per_pack")
+_COMMON = (
+    "seed_list",
+    "episodes",
+    "metric",
+    "held_out",
+    "select",
+    "scheduler",
+    "seats",
+    "cpus_per_pack",
+    "gpus_per_pack",
+)
 """What specifications that run as one sweep must agree on."""
 
 
@@ -138,7 +151,25 @@ def expand(*specs: SweepSpec) -> list[Trial]:
     for spec in specs:
         for trial in _expand_one(spec):
             trials.setdefault(json.dumps([trial.algorithm, trial.dataset, trial.config], sort_keys=True), trial)
+    if specs[0].scheduler is not None:
+        _check_rungs(specs[0].scheduler, list(trials.values()), len(specs[0].seed_list))
     return list(trials.values())
+
+
+def _check_rungs(halving: Halving, trials: Sequence[Trial], seeds: int) -> None:
+    """Trials that are compared must meet at the same steps."""
+    from raymix.algorithms import base
+
+    climbed: dict[str, list[int]] = {}
+    for trial in trials:
+        steps = trial.config[base.find(trial.algorithm).phases[-1].steps]
+        halving.check(seeds, trial.evaluate_every, steps)
+        rungs = halving.rungs(steps)
+        if (other := climbed.setdefault(trial.dataset, rungs)) != rungs:
+            raise UsageError(
+                f"Halving compares trials at the same steps, but those on {trial.dataset} would meet at {other} and at"
+                f" {rungs}; give them all the same steps"
+            )
 
 
 def _expand_one(spec: SweepSpec) -> list[Trial]:
@@ -209,6 +240,8 @@ def _check(spec: SweepSpec) -> None:
         raise UsageError(f"select is one of {', '.join(SELECT)}, not {spec.select!r}")
     if spec.held_out is not None and not (_is_number(spec.held_out) and 0 <= spec.held_out < 1):
         raise UsageError(f"held_out takes a share of the episodes from 0 to below 1, or None, not {spec.held_out!r}")
+    if not isinstance(spec.scheduler, Halving | None):
+        raise UsageError(f"scheduler takes Halving(first=...), or None, not {spec.scheduler!r}")
     for name in ("search", "settings"):
         value = getattr(spec, name)
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
@@ -319,6 +352,7 @@ def describe(specs: Sequence[SweepSpec], name: str, hashes: dict[str, str], vers
         "metric": common.metric,
         "held_out": common.held_out,
         "select": common.select,
+        "scheduler": None if common.scheduler is None else dataclasses.asdict(common.scheduler),
         "seats": common.seats,
         "cpus_per_pack": common.cpus_per_pack,
         "gpus_per_pack": common.gpus_per_pack,

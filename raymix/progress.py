@@ -98,8 +98,9 @@ class Progress(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if "phase" not in result:
+        if "phase" not in result or self._screen is None:
             return
+        line = self._screen.lines[trial.config["job"]["config_id"]]
         scores = result.get("evaluation/returns")
         score = in_words(scores) if scores else f"{result[ACTION_ERROR]:.4g}" if ACTION_ERROR in result else None
         self._update(
@@ -107,25 +108,25 @@ class Progress(Callback):
             status="training",
             phase=f"{result['phase']} {result['phase_step']:,}",
             progress=result["progress"],
-            restored=result["restored"],
+            # A trial that waited at a rung goes on from there: this attempt found less done.
+            restored=line.restored if line.progress else result["restored"],
             speed=f"{result['training/steps_per_second']:,.0f}",
             **({"score": score} if score else {}),
         )
-        if self._screen is None:
-            return
         for notice in result.get("notices", ()):
             if notice not in self._screen.notices:
                 self._screen.notices.append(notice)
                 if self._live is None:
                     self._screen.console.print(notice)
         if self._live is None:
-            line = self._screen.lines[trial.config["job"]["config_id"]]
             told = "return" if scores else "held-out action error"
             score = f", {told} {line.score}" if line.score else ""
             self._screen.console.print(f"{line.label}: {line.phase}{score} ({self._screen.clock()})")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._update(trial, status="done", progress=1.0)
+        last = trial.last_result or {}
+        early = last.get("progress", 1.0) < 1.0 and last.get("seeds_left", 0) > 0
+        self._update(trial, status="stopped" if early else "done", progress=1.0)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._update(trial, status="failed")

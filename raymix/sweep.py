@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import raymix
+from raymix import ledger
 from raymix.data.held_out import held_out_episodes
 from raymix.job import job_of, reported
 from raymix.plan import SweepSpec, describe, expand, read_description, seat, settled
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
+from raymix.search.halving import stopped_trials
 from raymix.types import Dataset, Interrupted, Spec, SweepFailed, UsageError
 
 if TYPE_CHECKING:
@@ -173,6 +175,7 @@ def _run_trials(
     from raymix.evaluation.pool import RolloutPool
     from raymix.packing.broker import start_broker
     from raymix.progress import Progress
+    from raymix.search.scheduler import scheduler_of
     from raymix.trainable import Member
 
     attempts = [int(path.name.removeprefix("attempt-")) for path in (run_dir / "trials").glob("attempt-*")]
@@ -211,6 +214,7 @@ def _run_trials(
             "rollout_actors": pool.size,
         },
         tune_config=tune.TuneConfig(
+            scheduler=scheduler_of(plan, run_dir),
             reuse_actors=True,  # a process start costs seconds, a reset none
             trial_name_creator=trial_folder,
             trial_dirname_creator=trial_folder,
@@ -262,9 +266,13 @@ def trial_labels(plan: dict[str, Any]) -> dict[str, str]:
 
 
 def finished_trials(plan: dict[str, Any], run_dir: Path) -> set[str]:
-    """Configuration ids of which the ledger has every row to the end (or to where all seeds have diverged)."""
+    """Configuration ids of which the ledger has every row to the end: that of training, or where all seeds have
+    diverged, or where the trial was stopped early."""
     jobs = [job_of(plan, trial, run_dir, device="cpu", capture="auto") for trial in plan["trials"]]
-    return {job.config_id for job in jobs if reported(job)[1]}
+    finished = {job.config_id for job in jobs if reported(job)[1]}
+    folder = run_dir / "ledger"
+    rows = ledger.rows(ledger.read(str(folder))) if plan.get("scheduler") and folder.is_dir() else []
+    return finished | set(stopped_trials(plan, rows))
 
 
 @contextlib.contextmanager

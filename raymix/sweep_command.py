@@ -126,7 +126,8 @@ def dry_run(specs: Sequence[SweepSpec], root: Path, as_json: bool) -> str:
     if as_json:
         return json.dumps(facts)
     lines = [f"{trial.algorithm}  {trial.dataset}  {trial.label}" for trial in trials]
-    cost = f"about {hours:.2f} device hours ({why})" if hours is not None else f"device hours: {why}"
+    bound = "about" if specs[0].scheduler is None else "at most about"
+    cost = f"{bound} {hours:.2f} device hours ({why})" if hours is not None else f"device hours: {why}"
     total = f"{len(trials)} trials x {len(seeds)} seeds, {len(programs)} different programs, {cost}"
     return "\n".join([*lines, total])
 

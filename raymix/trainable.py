@@ -27,6 +27,7 @@ from raymix.job import (
     open_ledger,
     progress_of,
     record,
+    rung_at,
     summary,
 )
 from raymix.packing.seat import Seat, place_of
@@ -65,6 +66,7 @@ class Member(tune.Trainable):
         self._start, self._reported = start, start
         self._untold: Boundary | None = None
         self._first = True
+        self._rung = rung_at(self.job, start)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Tune reuses the process for another trial."""
@@ -76,6 +78,9 @@ class Member(tune.Trainable):
         if self._seat is None:
             if is_over(self.job, self._start):  # all rows are in the ledger, there is nothing to add
                 return {"done": True, "progress": 1.0}
+            if self._rung is not None:  # whether to go on is not known, or was not when it was told last
+                told, self._rung = {"rung": self._rung, "progress": progress_of(self.job, self._start)}, None
+                return told
             self._seat = self._sit_down()
         with self._timed("training"):
             boundary, self._untold = self._untold or self._seat.take(), None
@@ -95,6 +100,11 @@ class Member(tune.Trainable):
             "done": boundary.over,
             **self._seconds(),
         }
+        if (rung := rung_at(self.job, self._reported)) is not None and not boundary.over:
+            # It may have to wait for a decision: its seats are for others then. What the pack trained on is dropped.
+            told["rung"] = rung
+            self._begin(self._reported)
+            self._rung = None
         return {**told, "notices": notices} if notices else told
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -52,6 +52,8 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.snapshots": ("torch", "ray"),
     "raymix.job": ("torch", "ray"),
     "raymix.plan": ("torch", "ray"),
+    "raymix.search": ("torch",),
+    "raymix.search.halving": ("torch", "ray"),
     "raymix.run_folder": ("torch", "ray"),
     "raymix.cluster": ("torch",),
     "raymix.progress": ("torch",),

@@ -88,16 +88,19 @@ def write_report(run_dir: str, select: str | None = None, metric: str | None = N
     """
     from raymix import ledger
     from raymix.report import figures, tables
+    from raymix.search.halving import stopped_trials
 
     run_dir = find_run(run_dir)
     if not os.path.isdir(os.path.join(run_dir, "ledger")):
         raise UsageError(f"{run_dir} has no ledger yet; start the run, or resume it, and ask again")
     plan = _plan_of(Path(run_dir))
+    table = ledger.read(os.path.join(run_dir, "ledger"))
     frame = tables.score_table(
-        ledger.read(os.path.join(run_dir, "ledger")),
+        table,
         select=plan.get("select", "last") if select is None else select,
         metric=plan.get("metric", "return") if metric is None else metric,
         phases=plan.get("phases", {}),
+        stopped=stopped_trials(plan, ledger.rows(table)),
     )
     if frame.empty:
         raise UsageError(f"the ledger of {run_dir} has no results yet; ask again after the run's first report")

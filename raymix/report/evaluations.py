@@ -150,3 +150,17 @@ def _dataset_labels(datasets: Iterable[tuple[str, str]]) -> dict[tuple[str, str]
     for name, content in datasets:
         hashes[name].add(content)
     return {(n, h): n if len(found) == 1 else f"{n}@{h[:8]}" for n, found in hashes.items() for h in found}
+
+
+def mean_score(row: ledger.Row, metric: str) -> float | None:
+    """A row's score by a metric, the mean over its episodes; None where it has none."""
+    if metric.startswith(HELD_OUT):
+        return row.metrics.get(metric)
+    if not row.returns:
+        return None
+    mean = sum(row.returns) / len(row.returns)
+    if metric == "return":
+        return mean
+    if row.reference_min is None or row.reference_max is None:
+        raise UsageError(f"{row.dataset} has no reference scores to normalize by; use the metric 'return'")
+    return 100.0 * (mean - row.reference_min) / (row.reference_max - row.reference_min)

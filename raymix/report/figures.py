@@ -205,7 +205,8 @@ def _legend_of_marks(frame: pd.DataFrame) -> str:
     words.append(
         "band, bar: 95 % interval" if frame["low"].notna().any() else f"an interval needs {FEWEST_SEEDS} seeds"
     )
-    words += ["hollow: unfinished"] if not frame["finished"].all() else []
+    words += ["hollow: stopped early"] if frame["stopped"].any() else []
+    words += ["hollow: unfinished"] if not (frame["finished"] | frame["stopped"]).all() else []
     words += ["cross: diverged seed"] if frame["diverged"].any() else []
     return "; ".join(words)
 

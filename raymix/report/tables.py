@@ -17,7 +17,7 @@ from raymix.report.statistics import FEWEST_SEEDS, summarize
 from raymix.types import UsageError
 
 _BEFORE = ("dataset", "algorithm")
-_AFTER = ("scores", "mean", "std", "iqm", "low", "high", "seeds", "diverged", "phase", "step", "finished")
+_AFTER = ("scores", "mean", "std", "iqm", "low", "high", "seeds", "diverged", "phase", "step", "finished", "stopped")
 _SEEDS_FIT = 10
 """Seeds that a text table lists one by one."""
 _LAST = ("metric", "select", "config_id")
@@ -38,30 +38,40 @@ Phases = Sequence[Sequence[str]]
 
 
 def score_table(
-    table: pa.Table, select: str = "last", metric: str = "return", phases: Mapping[str, Phases] | None = None
+    table: pa.Table,
+    select: str = "last",
+    metric: str = "return",
+    phases: Mapping[str, Phases] | None = None,
+    stopped: Collection[str] = (),
 ) -> pd.DataFrame:
     """One row per data set and configuration of a table from `raymix.ledger.read`.
 
     A seed's score is the mean over its evaluation episodes in the algorithm's last phase, at the step or steps that
     `select` picks (a key of `raymix.report.SELECT`). `metric` is a key of `raymix.report.METRIC`, or begins with
     `raymix.report.HELD_OUT`; then the score is that metric. `phases` are those of each algorithm by name; without them
-    the last phase that the algorithm has in the ledger is taken for its last.
+    the last phase that the algorithm has in the ledger is taken for its last. `stopped` are the ids of configurations
+    that were stopped early (`raymix.search.halving`).
 
     Columns: dataset, algorithm, the swept fields (those that differ between the configurations of one algorithm);
     scores (one per seed in the order of seeds; NaN: diverged, None: not evaluated yet); mean, std, iqm, low, high (of
     the seeds that did not diverge; low and high are the 95 % interval, missing for fewer than three, and equal where
     all scores are equal, which does not make the mean certain); seeds (how many),
-    diverged (how many of them); phase and step (where its slowest seed is), finished; metric, select, config_id.
+    diverged (how many of them); phase and step (where its slowest seed is), finished, stopped (early, so it never will
+    be finished); metric, select, config_id.
     Sorted by data set, algorithm and swept fields. Raises `UsageError` for an unknown `select` or `metric`, and for
     normalized scores of a data set without references.
     """
     if select not in SELECT:
         raise UsageError(f"select is one of {', '.join(SELECT)}, not {select!r}")
-    return table_of(configurations(table, metric), select, metric, phases)
+    return table_of(configurations(table, metric), select, metric, phases, stopped)
 
 
 def table_of(
-    found: Sequence[Configuration], select: str, metric: str, phases: Mapping[str, Phases] | None = None
+    found: Sequence[Configuration],
+    select: str,
+    metric: str,
+    phases: Mapping[str, Phases] | None = None,
+    stopped: Collection[str] = (),
 ) -> pd.DataFrame:
     """`score_table` of configurations whose scores are in `metric`."""
     swept = evaluations.swept_fields(found)
@@ -71,6 +81,7 @@ def table_of(
         record: dict[str, Any] = {"dataset": one.dataset, "algorithm": one.algorithm}
         record |= {name: shown(one.config[name]) for name in swept if name in one.config}
         record |= _statistics(one, phases[one.algorithm], select, metric)
+        record["stopped"] = one.config_id in stopped and not record["finished"]
         records.append(record | {"metric": metric, "select": select, "config_id": one.config_id})
     records.sort(key=lambda record: [natural(record.get(name)) for name in (*_BEFORE, *swept, "config_id")])
     columns = [*_BEFORE, *swept, *_AFTER, *_LAST]
@@ -189,7 +200,9 @@ def _interval(record: pd.Series) -> str:
 
 def _note(record: pd.Series) -> str:
     notes = [f"{record['diverged']} of {record['seeds']} seeds diverged"] if record["diverged"] else []
-    return "; ".join(notes if record["finished"] else [*notes, f"unfinished, in phase {record['phase']}"])
+    if not record["finished"]:
+        notes.append("stopped early" if record["stopped"] else f"unfinished, in phase {record['phase']}")
+    return "; ".join(notes)
 
 
 def _statistics(one: Configuration, phases: Phases, select: str, metric: str) -> dict[str, Any]:

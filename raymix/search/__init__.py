@@ -1,0 +1,1 @@
+"""How a sweep decides which of its trials are worth their time."""
