@@ -121,6 +121,20 @@ def test_modes_at_few_states_are_found_there():
     assert sum(row["states"] for row in result["by_source"]) == result["states"]
 
 
+def test_modes_of_the_first_step_alone_are_found_there():
+    """One state in twenty, which hardly moves the likelihood of all: where it is decided which way an episode goes."""
+    random = np.random.default_rng(0)
+    episodes, length = 500, 20
+    time = np.tile(np.arange(length), episodes)[:, None] / length
+    corner = random.choice([-0.6, 0.6], (episodes * length, 2))
+    actions = np.where(time == 0, corner, 0.5 * time) + 0.1 * random.standard_normal((episodes * length, 2))
+    states = np.hstack([time, random.standard_normal((episodes * length, 1))])
+    result = find_modes(dataset_of(actions, states, length), **SMALL)
+    assert result["start"]["typical"] == 4 and result["start"]["share"] > 0.9 and result["start"]["gain"] > 0.5
+    assert result["verdict"].startswith("4 modes ")
+    assert result["by_step"][0]["typical"] == 4 and result["by_step"][-1]["share"] < 0.2
+
+
 def test_sources_with_states_of_their_own_are_told_apart():
     """Catches a mode of the data set counted as one of the state: only the second source has two."""
     random = np.random.default_rng(0)
