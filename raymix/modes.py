@@ -14,8 +14,9 @@ that loses nothing to the best is asked how many modes it has at held-out states
 - Training stops where validation episodes say, and of several seeds the one that does best there is taken: the clamp of
   `mdn`'s standard deviations at 1 lets no gradient through, and seeds that start above it can stay there.
 
-What it can miss: modes at a few steps in hundreds, such as the four ways on which the Fetch tasks start. The mixture's
-size is chosen, and its networks trained, by the likelihood of all transitions, in which a step in 50 counts for 2 %.
+What it can miss: modes at a few steps in hundreds. The mixture's size is chosen, and its networks trained, by the
+likelihood of all transitions, in which a step in 50 counts for 2 %. So the first transitions of episodes, where it is
+often decided which way one goes, have mixtures of their own; later branches have not.
 """
 
 from __future__ import annotations

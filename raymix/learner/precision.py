@@ -1,6 +1,6 @@
 """How matrix products are computed, for as long as a program runs.
 
-`fp32`: by torch's default library. `fp32_onednn`: in float32 by oneDNN, which on CPUs other than Intel's can be twice
+`fp32`: by torch's default library. `fp32_onednn`: in float32 by oneDNN, which on some CPUs (AMD EPYC) is twice
 as fast as that default; it rounds in another order. `bf16` rounds the factors of a product to bfloat16 and adds up in
 float32; results stay float32. On a CPU oneDNN does that, where the processor has matrix units for it (AMX). On CUDA it
 is TF32, which rounds less; no test has run there yet.
