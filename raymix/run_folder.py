@@ -30,11 +30,12 @@ def load_dataset(name: str, quiet: bool, expected: Mapping[str, str] | None = No
 
     `expected` holds the hashes that a run was started with; other contents raise `UsageError`.
     """
+    from rich.console import Console
     from rich.progress import Progress as Bar
 
     from raymix.data import catalog
 
-    with Bar(transient=True, disable=quiet) as bar:
+    with Bar(console=Console(stderr=True), transient=True, disable=quiet) as bar:
         task = bar.add_task(f"making {name}", total=None, visible=False)
         dataset = catalog.load(name, lambda done, total: bar.update(task, completed=done, total=total, visible=True))
     if expected is not None and dataset.spec.hash != expected[name]:

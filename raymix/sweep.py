@@ -55,6 +55,7 @@ def run(specs: Sequence[SweepSpec], name: str, options: Options) -> Report:
         Interrupted: SIGINT or SIGTERM.
     """
     from raymix.learner import precision as precisions
+    from raymix.packing.metrics import check_metric_is_reported
     from raymix.packing.sharing import share_phases
 
     trials = expand(*specs)
@@ -63,6 +64,7 @@ def run(specs: Sequence[SweepSpec], name: str, options: Options) -> Report:
     hashes = {dataset: loaded.spec.hash for dataset, loaded in datasets.items()}
     specs = settled(specs, [name for name, loaded in datasets.items() if loaded.spec.environment is None])
     plan = describe(specs, name, hashes, raymix.__version__)
+    check_metric_is_reported(plan, datasets)
     with _ready(plan, datasets, options) as cluster:
         device = "cuda" if resources_per_pack(plan, cluster)[1] else "cpu"
         if device == "cpu" and options.address is None:  # elsewhere a pack finds out

@@ -33,6 +33,7 @@ from raymix.job import (
 )
 from raymix.learner import precision
 from raymix.packing.boundary import Boundary
+from raymix.packing.metrics import check_metric_is_reported
 from raymix.plan import SweepSpec, describe, expand, read_description, seat, settled
 from raymix.report import ACTION_ERROR, Report, find_run, write_report
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
@@ -69,6 +70,7 @@ def train(spec: SweepSpec, storage: str, options: Options) -> Report:
     (spec,) = settled([spec], [] if dataset.spec.environment else [dataset.spec.name])
     held_out_episodes(dataset.columns, dataset.spec, spec.held_out or 0.0)  # raises where there are too few
     plan = seat(describe([spec], name, {trials[0].dataset: dataset.spec.hash}, raymix.__version__), "cpu")
+    check_metric_is_reported(plan, {trials[0].dataset: dataset})
     return _train(plan, new_run_folder(root, name, plan), dataset, options)
 
 

@@ -176,6 +176,7 @@ def test_a_log_without_an_environment_trains_and_is_judged_by_its_held_out_episo
         (["--metric", "return"], "has no environment to play in, so there is no return; choose"),
         (["--held-out", "0"], "needs episodes that training does not see"),
         (["--held-out", "1"], "held_out takes a share of the episodes from 0 to below 1"),
+        (["--metric", "held_out/loss"], "td3_bc reports no held_out/loss; it reports held_out/action_error, held_out/"),
         (["--metric", "loss"], "metric is one of return, normalized_score, held_out/action_error"),
     ):
         with pytest.raises(SystemExit, match="2"):

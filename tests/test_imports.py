@@ -40,6 +40,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.packing.boundary": ("torch", "ray"),
     "raymix.packing.seating": ("ray",),
     "raymix.packing.local": ("ray",),
+    "raymix.packing.metrics": ("ray",),
     "raymix.packing.pack": ("torch", "ray"),
     "raymix.packing.broker": ("torch",),
     "raymix.packing.seat": ("torch",),
