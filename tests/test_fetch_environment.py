@@ -193,7 +193,8 @@ def test_making_them_prints_nothing():
 def test_registration_adds_exactly_our_environments():
     ours = {name for name in gymnasium.registry if name.startswith("raymix/")}
     toys = {f"raymix/{name}-v0" for name in ("TwoModes", "TwoGoals", "OneStepNavigation")}
-    assert ours == {*NAMES, *toys}
+    tasks = {f"raymix/Walker2d{task}-v0" for task in ("Forward", "Backward", "Jump")}
+    assert ours == {*NAMES, *toys, *tasks}
 
 
 @pytest.mark.filterwarnings("ignore:.*Box observation space")
