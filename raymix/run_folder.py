@@ -35,7 +35,8 @@ def load_dataset(name: str, quiet: bool, expected: Mapping[str, str] | None = No
 
     from raymix.data import catalog
 
-    with Bar(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(f"making {name}", total=None, visible=False)
         dataset = catalog.load(name, lambda done, total: bar.update(task, completed=done, total=total, visible=True))
     if expected is not None and dataset.spec.hash != expected[name]:
