@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import raymix
@@ -17,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command. Exits with 0, 1 (failed) or 2 (bad usage)."""
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        with _notes():
+            options.run(options)
     except UsageError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
@@ -27,6 +30,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stderr.close()
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """Show raymix's warnings as sentences: the line of code that gave them tells a user nothing."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Any, category: Any, *place: Any, **more: Any) -> None:
+            if category is UserWarning:
+                print(f"note: {message}", file=sys.stderr)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = note  # type: ignore[assignment]
+        yield
 
 
 def parser() -> argparse.ArgumentParser:

@@ -300,6 +300,12 @@ def test_one_end_of_the_box_is_not_enough(tmp_path: Path):
         files.read([write(tmp_path / "some.npz", good())], options=Options(action_low=[-1.0]))
 
 
+@pytest.mark.parametrize(("low", "high"), [(1.0, -1.0), (0.5, 0.5), (-1.0, float("inf")), (float("nan"), 1.0)])
+def test_what_is_no_box_is_told(tmp_path: Path, low: float, high: float):
+    with pytest.raises(UsageError, match="is no box; give finite bounds, each lower one below its upper one"):
+        files.read([write(tmp_path / "some.npz", good())], options=Options(action_low=[low], action_high=[high]))
+
+
 @pytest.mark.parametrize("option", [{"time_limit": 0}, {"terminals_at_limit": "timeouts"}])
 def test_options_that_could_do_nothing_are_refused(tmp_path: Path, option: dict):
     with pytest.raises(UsageError, match="--time-limit"):

@@ -40,6 +40,7 @@ BOX = {"action_low": [-1.0, -1.0], "action_high": [1.0, 1.0]}
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("RAYMIX_DATASETS_PATH", str(tmp_path / "library"))
     return tmp_path / "minari"
 
 

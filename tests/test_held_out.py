@@ -168,6 +168,13 @@ def test_a_log_without_an_environment_trains_and_is_judged_by_its_held_out_episo
     assert (plan["metric"], plan["held_out"]) == ("held_out/action_error", 0.1)
     rows = list(ledger.rows(ledger.read(str(run / "ledger"))))
     assert len(rows) == 6 and all(row.returns == () and "held_out/critic_loss" in row.metrics for row in rows)
+    before = (run / "report/scores.csv").read_bytes()
+    for more in ([], ["--csv", str(tmp_path / "wide.csv")]):
+        with pytest.raises(SystemExit):
+            main(["report", str(run), "--metric", "held_out/nope", *more])
+        told = capsys.readouterr().err
+        assert "no result has the metric 'held_out/nope'; there are: held_out/action_error, held_out/" in told
+    assert (run / "report/scores.csv").read_bytes() == before and not (tmp_path / "wide.csv").exists()
     main(["report", str(run), "--metric", "held_out/critic_loss", "--select", "best", "--json"])
     (shown,) = json.loads(capsys.readouterr().out)["rows"]
     for seed, score in enumerate(shown["scores"]):

@@ -53,12 +53,13 @@ def rewards(recipe: object) -> list[float]:
 # ---------------------------------------------------------------- the text
 
 NAMES = st.from_regex(r"[a-z][a-z0-9]{0,5}(/[a-z0-9-]{1,6}){0,2}", fullmatch=True) | st.just("/tmp/odd (1)+2.arrow")
-NUMBERS = st.floats(1e-3, 1e3).map(lambda value: float(f"{value:.3g}"))
+NUMBERS = st.floats(0, exclude_min=True, allow_infinity=False)
+QUANTILES = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).filter(lambda pair: pair[0] < pair[1]).map(tuple)
 OPTIONS = st.builds(
     Options,
     observations=st.none() | st.just("no-goal"),
     source=st.lists(st.from_regex(r"[a-z]{1,4}", fullmatch=True), max_size=2).map(tuple),
-    returns=st.none() | st.just((0.25, 1.0)),
+    returns=st.none() | QUANTILES,
     episodes=st.none() | st.integers(1, 99),
     transitions=st.none() | st.integers(1, 10**7),
     per_source=st.none() | st.integers(1, 10**7),
@@ -84,6 +85,7 @@ def test_a_recipe_reads_back_as_written(recipe: Recipe) -> None:
 
 def test_blanks_do_not_count_and_plain_sums_stay_as_they_are() -> None:
     assert str(parse(" 0.30*a +0.7 * b [ transitions = 10 ,seed=1 ]")) == "0.3*a + 0.7*b[transitions=10, seed=1]"
+    assert str(parse("1e+6*a + 2.5e-3*b")) == "1000000*a + 0.0025*b" and str(parse("1e+30*a")) == "1e30*a"
     assert catalog.canonical_name("two-modes+two-modes") == "toy/two-modes-v0 + toy/two-modes-v0"
 
 
@@ -143,6 +145,22 @@ def test_options_keep_whole_episodes_in_their_order() -> None:
     assert counts[0] in (3, 4) and counts[1] == 3
     with pytest.raises(UsageError, match=r"per_source=2 .* leaves nothing of own/mixed-0, .* have 3 to 4 transitions"):
         catalog.load("own/mixed[per_source=2]")
+
+
+def test_a_source_that_a_mixture_has_twice_is_kept_twice() -> None:
+    keep("own/mixed", [3, 2], sources=[0, 1])
+    assert rewards("(own/mixed + own/mixed)[source=own/mixed-1]") == [3, 4, 3, 4]
+
+
+def test_the_path_of_a_file_needs_no_quotes(root: Path) -> None:
+    keep("own/one", [3])
+    odd = root / "odd (1)+2.arrow"
+    (root / "own/one.arrow").rename(odd)
+    assert rewards(str(odd)) == [0, 1, 2] and catalog.canonical_name(str(odd)) == f'"{odd}"'
+    table = root / "log.csv"
+    table.touch()
+    with pytest.raises(UsageError, match=r"log\.csv is no file of a form that raymix reads; give one of \.hdf5"):
+        catalog.canonical_name(str(table))
 
 
 def test_shares_are_those_asked_for_and_the_mixture_is_as_large_as_it_can_be() -> None:

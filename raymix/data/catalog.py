@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raymix.data import fetch, files, library, minari, mixture, toy
-from raymix.data.recipe import Options, Recipe, parse
+from raymix.data.recipe import Options, Recipe, Term, parse
 from raymix.types import Dataset, Spec, UsageError
 
 _TOYS: dict[str, Callable[[], Dataset]] = {
@@ -58,7 +58,14 @@ def canonical_name(name: str | Mapping[str, Any]) -> str:
     Raises:
         UsageError: neither a name nor a recipe (`raymix.data.recipe`); whether the data set exists is not looked at.
     """
-    return str(parse(name).named(_canonical))
+    return str(_recipe(name).named(_canonical))
+
+
+def _recipe(name: str | Mapping[str, Any]) -> Recipe:
+    """As `parse`, but the path of a file that is there needs no quotes."""
+    if isinstance(name, str) and '"' not in name and files.is_file(name) and Path(name).expanduser().is_file():
+        return Recipe((Term(name),))
+    return parse(name)
 
 
 def _canonical(name: str) -> str:
@@ -74,6 +81,8 @@ def _canonical(name: str) -> str:
         return name
     if library.NAME.fullmatch(name) and "/" in name:  # whoever resumes a run may look for it elsewhere
         return name
+    if Path(name).expanduser().is_file():
+        raise UsageError(f"{name} is no file of a form that raymix reads; give one of {', '.join(files.SUFFIXES)}")
     raise UsageError(
         f"There is no data set {name!r}{_near(name)}; give a short name, a name of `raymix data list`, a Minari id such"
         f" as mujoco/hopper/medium-v0, a file ({', '.join(files.SUFFIXES)}), or a mixture such as 'a + b'."
@@ -91,7 +100,7 @@ def load(name: str | Mapping[str, Any], progress: fetch.Progress | None = None) 
         UsageError: unknown name (near ones and the download command are shown), damaged or unusable data, or parts
             of a mixture that differ in shapes, action bounds or environment.
     """
-    recipe = parse(name).named(_canonical)
+    recipe = _recipe(name).named(_canonical)
     return _build(recipe, str(recipe), 0, progress)
 
 

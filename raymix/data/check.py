@@ -187,6 +187,10 @@ def _find_outside(
     if {low.size, high.size} - {1, width}:
         problem(f"there are {width} numbers, but bounds for {low.size} and {high.size}; give one bound each", "actions")
         return
+    if not (np.all(low < high) and np.isfinite([low.min(), high.max()]).all()):
+        what = f"{shown(low)} to {shown(high)} is no box; give finite bounds, each lower one below its upper one"
+        problem(what, "actions")
+        return
     slack = BOX_TOLERANCE * np.maximum(1.0, high - low)
     if np.all(action_range[0] >= low - slack) and np.all(action_range[1] <= high + slack):
         return

@@ -29,7 +29,7 @@ def take(dataset: Dataset, options: Options, name: str) -> Dataset:
     if options.source:
         if unknown := [wanted for wanted in options.source if wanted not in spec.sources]:
             raise UsageError(f"{spec.name} has no source {unknown[0]!r}; it has: {', '.join(spec.sources)}")
-        kept = kept[np.isin(source_of, [spec.sources.index(wanted) for wanted in options.source])]
+        kept = kept[np.isin(np.array(spec.sources)[source_of], options.source)]  # a mixture may repeat a name
     if options.returns is not None:
         returns = columns.episode_returns()[kept]
         low, high = np.quantile(returns, options.returns) if len(returns) else (0.0, 0.0)

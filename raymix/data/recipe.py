@@ -64,7 +64,7 @@ class Term:
     options: Options = field(default_factory=Options)
 
     def __str__(self) -> str:
-        weight = "" if self.weight is None else f"{self.weight:g}*"
+        weight = "" if self.weight is None else f"{_shortest(self.weight)}*"
         data = f"({self.data})" if isinstance(self.data, Recipe) else _quoted(self.data)
         return f"{weight}{data}{self.options}"
 
@@ -145,6 +145,11 @@ def _word(text: str) -> str:
     return text
 
 
+def _shortest(number: float) -> str:
+    """A number in the fewest digits that mean it, without a '+', which separates data sets."""
+    return repr(float(number)).removesuffix(".0").replace("e+", "e")
+
+
 _READ: dict[str, Callable[[str], Any]] = {
     "observations": _word,
     "source": _names,
@@ -160,9 +165,9 @@ _READ: dict[str, Callable[[str], Any]] = {
 _WRITE: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(_READ, str),
     "source": "|".join,
-    "returns": lambda pair: f"{pair[0]:g}..{pair[1]:g}",
-    "reward_scale": "{:.17g}".format,
-    "reward_shift": "{:.17g}".format,
+    "returns": lambda pair: f"{_shortest(pair[0])}..{_shortest(pair[1])}",
+    "reward_scale": _shortest,
+    "reward_shift": _shortest,
 }
 
 
@@ -245,7 +250,7 @@ class _Parser:
 
     def _one_term(self) -> Term:
         weight = None
-        if match := self._matched(r"([\d.eE-]+)\s*\*"):
+        if match := self._matched(r"([\d.]+(?:[eE][+-]?\d+)?|[\d.eE-]+)\s*\*"):
             try:
                 weight = _number(match[1])
             except ValueError:

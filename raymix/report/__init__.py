@@ -88,6 +88,7 @@ def write_report(run_dir: str, select: str | None = None, metric: str | None = N
     """
     from raymix import ledger
     from raymix.report import figures, tables
+    from raymix.report.evaluations import require_metric
     from raymix.search.halving import stopped_trials
 
     run_dir = find_run(run_dir)
@@ -95,6 +96,8 @@ def write_report(run_dir: str, select: str | None = None, metric: str | None = N
         raise UsageError(f"{run_dir} has no ledger yet; start the run, or resume it, and ask again")
     plan = _plan_of(Path(run_dir))
     table = ledger.read(os.path.join(run_dir, "ledger"))
+    if metric is not None:
+        require_metric(table, metric)
     frame = tables.score_table(
         table,
         select=plan.get("select", "last") if select is None else select,

@@ -93,6 +93,20 @@ def configurations(table: pa.Table, metric: str = "return") -> list[Configuratio
     return found
 
 
+def require_metric(table: pa.Table, metric: str) -> None:
+    """Raise `UsageError` for a held-out metric that no row of the table has; an empty table has none to miss.
+
+    For metrics that somebody asks for. The one that a run was started with may still be to come.
+    """
+    if not metric.startswith(HELD_OUT) or not table.num_rows:
+        return
+    there = {name for text in table["metrics"].unique().to_pylist() for name in ledger.decode(text)}
+    if metric not in there:
+        known = sorted(name for name in there if name.startswith(HELD_OUT))
+        told = f"there are: {', '.join(known)}" if known else "nothing was held out; train with --held-out 0.1"
+        raise UsageError(f"no result has the metric {metric!r}; {told}")
+
+
 def _normalized(evaluation: Evaluation, fact: Mapping[str, Any]) -> Evaluation:
     low, high = fact["reference_min"], fact["reference_max"]
     if evaluation.score is None:

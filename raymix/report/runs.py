@@ -11,7 +11,7 @@ from typing import Any
 from raymix import ledger
 from raymix.plan import read_description
 from raymix.report import SELECT, find_run
-from raymix.report.evaluations import Configuration, columns_for, configurations
+from raymix.report.evaluations import Configuration, columns_for, configurations, require_metric
 from raymix.report.tables import Phases
 from raymix.types import UsageError
 
@@ -49,6 +49,7 @@ def read_runs(
         if not os.path.isdir(os.path.join(folder, "ledger")):
             raise UsageError(f"{folder} has no ledger yet; start the run, or resume it, and ask again")
     plans = {folder: _plan_of(folder) for folder in found}
+    asked = metric
     select = select or _agreed("select", {folder: plan.get("select", "last") for folder, plan in plans.items()})
     metric = metric or _agreed("metric", {folder: plan.get("metric", "return") for folder, plan in plans.items()})
     if select not in SELECT:
@@ -66,6 +67,8 @@ def read_runs(
         if not table.num_rows:
             raise UsageError(f"the ledger of {folder} has no results yet; ask again after the run's first report")
     merged = ledger.merge(tables)
+    if asked is not None:
+        require_metric(merged, asked)
     return Runs(
         folders=found,
         configurations=configurations(merged, metric),
