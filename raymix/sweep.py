@@ -184,7 +184,7 @@ def _run_trials(
     from raymix.data.store import ReplayStore
     from raymix.evaluation.pool import RolloutPool
     from raymix.packing.broker import start_broker
-    from raymix.progress import Progress
+    from raymix.progress import Progress, last_line
     from raymix.search.scheduler import scheduler_of
     from raymix.trainable import Member
 
@@ -245,7 +245,7 @@ def _run_trials(
         progress.stop()
         del broker
     return [
-        f"The trial {labels[result.config['job']['config_id']]} failed: {str(result.error).strip().splitlines()[-1]}"
+        f"The trial {labels[result.config['job']['config_id']]} failed: {last_line(result.error)}"
         for result in (results[index] for index in range(len(results)))
         if result.error is not None and result.config is not None
     ]

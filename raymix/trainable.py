@@ -159,5 +159,6 @@ class Member(tune.Trainable):
         live = live_seats(boundary)
         policies = [boundary.policies[seat] for seat in live]
         offset = int(self.job.config_id, 16)
-        played = self._pool.play(policies, self.job.episodes, offset, self._config["environment_patience_s"])
+        played, notices = self._pool.play(policies, self.job.episodes, offset, self._config["environment_patience_s"])
+        self._notices += notices
         return dict(zip(live, played))

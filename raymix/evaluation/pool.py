@@ -24,16 +24,19 @@ class RolloutActor:
 
     def __init__(self) -> None:
         self._steps = 0
+        self._died = ray.get_runtime_context().was_current_actor_reconstructed
 
-    def evaluate(self, policy: Any, episodes: int) -> Any:
-        """A `PolicyWeights` -> an `Evaluation` of `episodes` episodes."""
+    def evaluate(self, policy: Any, episodes: int) -> tuple[Any, bool]:
+        """A `PolicyWeights` -> an `Evaluation` of `episodes` episodes, and whether a process died before this one."""
         import torch
 
         from raymix.evaluation.policy import Policy
         from raymix.evaluation.rollout import evaluate
 
         torch.set_num_threads(1)  # batches of a few rows: a second thread only costs
-        return evaluate(Policy(policy), episodes, self._count)
+        evaluation = evaluate(Policy(policy), episodes, self._count)
+        died, self._died = self._died, False
+        return evaluation, died
 
     def _count(self) -> None:
         self._steps += 1
@@ -77,8 +80,10 @@ class RolloutPool:
 
     def play(
         self, policies: Sequence[Any], episodes: int, offset: int = 0, patience_s: float = PATIENCE_S
-    ) -> list[Any]:
-        """The `Evaluation` of each policy, by `submit`; actors that hang meanwhile are made to restart.
+    ) -> tuple[list[Any], list[str]]:
+        """The `Evaluation` of each policy, by `submit`, and sentences for the user about what happened meanwhile.
+
+        Actors that hang are made to restart.
 
         Raises:
             RuntimeError: the environment crashed or hung its process `RETRIES` + 1 times, or broke its own rules
@@ -96,13 +101,16 @@ class RolloutPool:
                 else:
                     seen[number] = steps
         try:
-            return ray.get(pending)
+            evaluations, died = zip(*ray.get(pending))
         except RayActorError as problem:
             how = f"made no step within {patience_s:g} s" if hung else "crashed"
             raise RuntimeError(
                 f"the environment {how} in each of {RETRIES + 1} tries, which ended the process that plays it; run it"
                 " by itself to find out why"
             ) from problem
+        why = f" (no step within {patience_s:g} s)" if hung else ""
+        told = f"A process that plays policies ended{why}; another one played again what it was at."
+        return list(evaluations), [told] if hung or any(died) else []
 
     def _actor(self, number: int) -> Any:
         return self._actors[number % self.size]
