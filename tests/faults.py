@@ -338,6 +338,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what happens when (default: %(default)s)")
     parser.add_argument("--log", type=Path, default=Path("faults.txt"), help="a line per round (default: %(default)s)")
     options = parser.parse_args()
+    # A shell starts what it puts in the background with SIGINT ignored, and the sweeps would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="raymix-faults-") as text, options.log.open("w") as log:
         root = Path(text)
