@@ -99,8 +99,9 @@ def connected(address: str | None = None, dashboard: bool = True) -> Iterator[Cl
         _require_ray(address)
         # The sweep's file may have imported Ray, which read RAY_AUTH_MODE. tests/test_connection.py holds it to this.
         ray._raylet.Config.initialize("")  # type: ignore[attr-defined]  # compiled, without stubs
-        # Processes on other nodes do not inherit what this one was started with.
-        kept = {name: os.environ[name] for name in (OWN,) if name in os.environ}
+        # Processes on other nodes do not inherit what this one was started with; a Ray job's do.
+        in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        kept = {name: os.environ[name] for name in (OWN,) if name in os.environ and not in_job}
         context = ray.init(
             address=address,
             log_to_driver=False,
