@@ -229,6 +229,57 @@ def read(
     return _newest(pa.concat_tables([*found, *small]))
 
 
+class Follower:
+    """Reads a ledger that grows: each segment once, whatever is asked for how often.
+
+    `columns` and `on_damage` as for `read`. A damaged segment is read again when it has changed, since a folder that is
+    being copied has halves of files for a while.
+    """
+
+    def __init__(self, folder: str, columns: Sequence[str], on_damage: Callable[[UsageError], None]) -> None:
+        self._filesystem, self._path = _filesystem(folder)
+        self._schema = pa.schema([field for field in SCHEMA if field.name in (*KEY, "attempt", *columns)])
+        self._on_damage = on_damage
+        self._read: set[str] = set()
+        self._damaged: dict[str, tuple[int, int]] = {}
+        self._tables: dict[str, pa.Table] = {}
+
+    def poll(self, most: int) -> tuple[set[str], int]:
+        """Read at most that many new segments; the configurations that have new rows, and how many are left to read.
+
+        A folder that is not there yet has no segments.
+        """
+        found = self._filesystem.get_file_info(pa.fs.FileSelector(self._path, allow_not_found=True))
+        new: list[tuple[_Segment, tuple[int, int]]] = []
+        for info in found:
+            state = (info.size, info.mtime_ns)
+            known = info.path in self._read or self._damaged.get(info.path) == state
+            if not known and (match := _SEGMENT.fullmatch(info.base_name)):
+                new.append((_Segment(match[1], int(match[2]), int(match[3]), match[4], info.path), state))
+        new.sort()
+        tables: dict[str, list[pa.Table]] = {}
+        for segment, state in new[:most]:
+            try:
+                table = _read_segment(self._filesystem, segment, self._schema, self._on_damage)
+            except UsageError as damage:
+                self._damaged[segment.path] = state
+                self._on_damage(damage)
+                continue
+            self._read.add(segment.path)
+            tables.setdefault(segment.config_id, []).append(table)
+        for config_id, more in tables.items():
+            known_before = [self._tables[config_id]] if config_id in self._tables else []
+            # A late write of an old attempt does not win, whenever it is found; the sort is stable.
+            whole = pa.concat_tables([*known_before, *more]).combine_chunks()
+            attempts = np.argsort(whole["attempt"].to_numpy(), kind="stable")
+            self._tables[config_id] = _newest(whole.take(pa.array(attempts)))
+        return set(tables), max(0, len(new) - most)
+
+    def table(self, config_id: str) -> pa.Table:
+        """The rows of a configuration so far, as `read` returns them."""
+        return self._tables[config_id]
+
+
 def merge(tables: Mapping[str, pa.Table]) -> pa.Table:
     """The tables of several ledgers, by the ledgers' names, as one; what two of them hold alike is there once.
 

@@ -17,6 +17,19 @@ from raymix.report import HELD_OUT, check_metric
 from raymix.types import UsageError
 
 
+class Pace(NamedTuple):
+    """What the rows of a configuration say of its training beside its scores."""
+
+    attempts: int
+    """How often it was started: 1, and once more after each kill or resume."""
+    agent_seconds: float
+    """Device seconds spent on all its seeds, in all phases."""
+    reported: float
+    """Unix seconds of its last report."""
+    speed: float | None
+    """Agent-steps per second (all seeds together) between its last two reports; None before there are two."""
+
+
 class Evaluation(NamedTuple):
     """What one seed had reached at one report."""
 
@@ -44,6 +57,7 @@ class Configuration:
     """Its data set has reference returns."""
     seeds: Mapping[int, Sequence[Evaluation]]
     """The reports of each seed, in order."""
+    pace: Pace
 
     @property
     def method(self) -> tuple[str, str]:
@@ -54,6 +68,7 @@ class Configuration:
 def columns_for(metric: str) -> list[str]:
     """The columns of a ledger that `configurations` needs for a metric."""
     facts = ["algorithm", "dataset", "dataset_hash", "config", "version", "reference_min", "reference_max"]
+    facts += ["attempt", "agent_seconds", "wall_time"]
     return [*ledger.KEY, *facts, "diverged", "metrics" if metric.startswith(HELD_OUT) else "returns"]
 
 
@@ -72,8 +87,9 @@ def configurations(table: pa.Table, metric: str = "return") -> list[Configuratio
     reports = zip(*(table[name].to_pylist() for name in ("phase", "step")), scores, table["diverged"].to_pylist())
     seeds = table["seed"].to_pylist()
     evaluations = [Evaluation(*report) for report in reports]
+    paces = _paces(table, starts)
     found = []
-    for fact, start, end in zip(facts, starts, [*starts[1:], len(ids)]):
+    for fact, start, end, pace in zip(facts, starts, [*starts[1:], len(ids)], paces):
         low, high = fact["reference_min"], fact["reference_max"]
         by_seed: dict[int, list[Evaluation]] = defaultdict(list)
         for seed, evaluation in zip(seeds[start:end], evaluations[start:end]):
@@ -88,8 +104,32 @@ def configurations(table: pa.Table, metric: str = "return") -> list[Configuratio
                 version=fact["version"],
                 normalizable=low is not None and high is not None,
                 seeds=dict(by_seed),
+                pace=pace,
             )
         )
+    return found
+
+
+def _paces(table: pa.Table, starts: np.ndarray) -> list[Pace]:
+    """That of each configuration, whose rows begin at `starts`."""
+    names = ("seed", "step", "attempt", "agent_seconds", "wall_time")
+    columns = [table[name].to_numpy() for name in names]
+    phases = table["phase"].combine_chunks().dictionary_encode().indices.to_numpy()
+    found = []
+    for start, end in zip(starts, [*starts[1:], len(phases)]):
+        seeds, steps, attempts, spent, times = (column[start:end] for column in columns)
+        # Rows are sorted by seed, and what was spent only grows.
+        first = np.flatnonzero(np.append(True, seeds[1:] != seeds[:-1]))
+        now = attempts == attempts[np.argmax(times)]
+        now &= phases[start:end] == phases[start:end][np.argmax(times)]
+        points, which = np.unique(steps[now], return_inverse=True)
+        speed = None
+        if len(points) > 1:
+            at = [times[now][which == len(points) - back].max() for back in (2, 1)]
+            gained = (points[-1] - points[-2]) * len(first)
+            speed = float(gained / (at[1] - at[0])) if at[1] > at[0] else None
+        agent_seconds = float(np.maximum.reduceat(spent, first).sum())
+        found.append(Pace(len(np.unique(attempts)), agent_seconds, float(times.max()), speed))
     return found
 
 
