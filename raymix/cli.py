@@ -190,6 +190,18 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=report)
 
     command = commands.add_parser(
+        "dash",
+        help="watch runs live in a browser",
+        description="A page of the runs in a storage folder, from their ledgers alone: while they train, after, and of"
+        " a copied folder. Beyond loopback it needs Ray's token, and what it sends is not encrypted: where the network"
+        " is not trusted, use `ssh -L` instead.",
+    )
+    command.add_argument("folder", nargs="?", help="the storage folder of runs, or a run (default: runs)")
+    command.add_argument("--port", type=int, default=8270, metavar="N", help="0: any free one (default: %(default)s)")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    command.set_defaults(run=dash)
+
+    command = commands.add_parser(
         "compare",
         help="two runs, configuration by configuration",
         description="Differences (B - A) with 95 % intervals between configurations of the same algorithm, data set and"
@@ -492,6 +504,13 @@ def report(options: argparse.Namespace) -> None:
     from raymix.report import write_report
 
     show(write_report(options.folder[0], select=options.select, metric=options.metric), options.json)
+
+
+def dash(options: argparse.Namespace) -> None:
+    """`raymix dash [DIR]`."""
+    from raymix.dash.server import serve
+
+    serve(options.folder or DEFAULT_STORAGE, options.host, options.port)
 
 
 WIDE = ("csv", "latex", "html", "baseline", "keep_going")

@@ -229,7 +229,7 @@ def test_many_values_are_binned_and_words_are_places(tmp_path: Path) -> None:
     [
         ([{"num_components": m} for m in range(9)], "1 hyperparameter was swept"),
         ([{}], "no hyperparameter was swept"),
-        ([{"num_components": m, "lr": lr} for m in (1, 5) for lr in (1e-4, 1e-3)], "4 configurations have scores"),
+        ([{"num_components": m, "lr": lr} for m in (1, 5) for lr in (1e-4, 1e-3)], "4 configurations are finished"),
         (
             [{"num_components": m, "lr": lr} for m in range(5) for lr in (1e-4, 1e-3)],
             "all configurations score the same",

@@ -26,8 +26,10 @@ class Pace(NamedTuple):
     """Device seconds spent on all its seeds, in all phases."""
     reported: float
     """Unix seconds of its last report."""
+    interval: float | None
+    """Seconds between its last two reports; None before one start had two in one phase."""
     speed: float | None
-    """Agent-steps per second (all seeds together) between its last two reports; None before there are two."""
+    """Agent-steps per second (all seeds together) between them."""
 
 
 class Evaluation(NamedTuple):
@@ -82,7 +84,7 @@ def configurations(table: pa.Table, metric: str = "return") -> list[Configuratio
     starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.zeros(0, np.int64)
     names = ("config_id", "algorithm", "dataset", "dataset_hash", "config", "version", "reference_min", "reference_max")
     facts = table.select(names).take(pa.array(starts)).to_pylist()
-    labels = _dataset_labels((fact["dataset"], fact["dataset_hash"]) for fact in facts)
+    labels = dataset_labels((fact["dataset"], fact["dataset_hash"]) for fact in facts)
     scores = _scores(table, metric)
     reports = zip(*(table[name].to_pylist() for name in ("phase", "step")), scores, table["diverged"].to_pylist())
     seeds = table["seed"].to_pylist()
@@ -123,13 +125,14 @@ def _paces(table: pa.Table, starts: np.ndarray) -> list[Pace]:
         now = attempts == attempts[np.argmax(times)]
         now &= phases[start:end] == phases[start:end][np.argmax(times)]
         points, which = np.unique(steps[now], return_inverse=True)
-        speed = None
+        interval = speed = None
         if len(points) > 1:
-            at = [times[now][which == len(points) - back].max() for back in (2, 1)]
-            gained = (points[-1] - points[-2]) * len(first)
-            speed = float(gained / (at[1] - at[0])) if at[1] > at[0] else None
+            before, last = (times[now][which == len(points) - back].max() for back in (2, 1))
+            if last > before:
+                interval = float(last - before)
+                speed = float(points[-1] - points[-2]) * len(first) / interval
         agent_seconds = float(np.maximum.reduceat(spent, first).sum())
-        found.append(Pace(len(np.unique(attempts)), agent_seconds, float(times.max()), speed))
+        found.append(Pace(len(np.unique(attempts)), agent_seconds, float(times.max()), interval, speed))
     return found
 
 
@@ -198,7 +201,7 @@ def _scores(table: pa.Table, metric: str) -> list[float | None]:
     return [mean if length else None for mean, length in zip(means.tolist(), lengths.tolist())]
 
 
-def _dataset_labels(datasets: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+def dataset_labels(datasets: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """Data sets by name, with the start of their hash where one name has several contents."""
     hashes: dict[str, set[str]] = defaultdict(set)
     for name, content in datasets:

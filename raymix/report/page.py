@@ -20,6 +20,7 @@ _SECTIONS = (
     "top",
     "decision",
     "table",
+    "programs",
     "curves",
     "effects",
     "maps",
@@ -27,7 +28,6 @@ _SECTIONS = (
     "profiles",
     "online",
     "cost",
-    "programs",
 )
 
 

@@ -26,7 +26,7 @@ CURVE_POINTS = 120_000
 SEED_POINTS = 100_000
 """Of the curves of single seeds in one page, which those of the best configurations get first."""
 FEWEST_FOR_IMPORTANCE = 8
-"""Configurations with scores; a random forest of fewer says nothing."""
+"""Finished configurations; a random forest of fewer says nothing."""
 _MOST_VALUES = 12
 """Values of a swept number that are shown one by one; more are binned."""
 _BINS = 8
@@ -50,12 +50,13 @@ class Memo:
 
 
 def page_facts(
-    runs: Runs, baseline: str | None = None, curves: bool = True, memo: Memo | None = None
+    runs: Runs, baseline: str | None = None, curves: bool = True, memo: Memo | None = None, forests: bool = True
 ) -> dict[str, Any]:
     """Everything that the page shows of these runs.
 
     `baseline` as in `raymix.report.comparison.wide_table`. Without `curves` the page asks for them one by one
-    (`curve`). Numbers that are no numbers are None, a diverged seed's score is "diverged".
+    (`curve`). Without `forests`, which take seconds, importances are those of the memo. Numbers that are no numbers are
+    None, a diverged seed's score is "diverged".
 
     Raises:
         UsageError: the baseline is not there, or is several configurations.
@@ -82,6 +83,7 @@ def page_facts(
     groups = dict(sorted(groups.items(), key=lambda group: list(map(natural, group[0]))))
     scores = {config_id: detail["by_seed"] for config_id, detail in details.items()}
     means = {config_id: detail["mean"] for config_id, detail in details.items()}
+    finished = {row["id"]: means[row["id"]] for row in rows if row["status"] == "done"}
     reported = [one.pace.reported for one in runs.configurations]
     return {
         "runs": [Path(folder).name for folder in runs.folders],
@@ -99,7 +101,7 @@ def page_facts(
         "curves": _curves(ranked, details) if curves else None,
         "effects": _effects(groups, scores, means),
         "maps": _maps(groups, means),
-        "importance": [_importance(*group, of, means, memo) for group, of in groups.items()],
+        "importance": [_importance(*group, of, finished, memo, forests) for group, of in groups.items()],
         "sentences": sensitivity.sentences(runs),
         "profiles": _profiles(ranked, runs, scores, groups, higher),
         "online": _online(runs),
@@ -165,6 +167,7 @@ def _row(
         "speed": None if over else one.pace.speed,
         "left": None if over else detail["left"],
         "reported": one.pace.reported,
+        "patience": None if one.pace.interval is None else 60 + 3 * one.pace.interval,
         "attempts": one.pace.attempts,
         "difference": None,
         "improvement": None,
@@ -173,7 +176,20 @@ def _row(
 
 def _waiting(trial: Mapping[str, Any], swept: Sequence[str]) -> dict[str, Any]:
     """The line of a configuration that was planned and has no results."""
-    nothing = ("mean", "std", "iqm", "low", "high", "phase", "step", "speed", "left", "reported", "difference")
+    nothing = (
+        "mean",
+        "std",
+        "iqm",
+        "low",
+        "high",
+        "phase",
+        "step",
+        "speed",
+        "left",
+        "reported",
+        "patience",
+        "difference",
+    )
     return {
         "id": trial["config_id"],
         "dataset": trial["dataset"],
@@ -399,24 +415,31 @@ def _importance(
     dataset: str,
     algorithm: str,
     members: Sequence[Configuration],
-    means: Mapping[str, float],
+    finished: Mapping[str, float],
     memo: Memo,
+    forests: bool,
 ) -> dict[str, Any]:
-    """The share of the scores' variance that each swept field explains by Optuna's fANOVA, or why it is not told."""
+    """The share that each swept field explains of the variance of the finished configurations' mean scores, by Optuna's
+    fANOVA, or why it is not told."""
     told: dict[str, Any] = {"dataset": dataset, "algorithm": algorithm, "shares": None}
     swept = evaluations.swept_fields(members)
+    means = {one.config_id: finished.get(one.config_id, math.nan) for one in members}
     whole = [one for one in members if math.isfinite(means[one.config_id]) and all(n in one.config for n in swept)]
     told["configurations"] = len(whole)
     if len(swept) < 2:
         return told | {"why": f"{len(swept) or 'no'} hyperparameter was swept; shares need two"}
     if len(whole) < FEWEST_FOR_IMPORTANCE:
-        return told | {"why": f"{len(whole)} configurations have scores; a random forest needs {FEWEST_FOR_IMPORTANCE}"}
+        return told | {
+            "why": f"{len(whole)} configurations are finished; a random forest needs {FEWEST_FOR_IMPORTANCE}"
+        }
     if len({means[one.config_id] for one in whole}) == 1:
         return told | {"why": "all configurations score the same"}
     basis = (swept, {one.config_id: means[one.config_id] for one in whole})
     known = memo.importance.get((dataset, algorithm))
-    if known is not None and known[0] == basis:
+    if known is not None and (known[0] == basis or not forests):
         return known[1]
+    if not forests:
+        return told | {"why": "it is being computed"}
     try:
         import sklearn  # noqa: F401
     except ImportError:

@@ -56,13 +56,13 @@ def read_runs(
     for folder in found:
         if not os.path.isdir(os.path.join(folder, "ledger")):
             raise UsageError(f"{folder} has no ledger yet; start the run, or resume it, and ask again")
-    plans = {folder: _plan_of(folder) for folder in found}
+    plans = {folder: plan_of(folder) for folder in found}
     asked = metric
     select = select or _agreed("select", {folder: plan.get("select", "last") for folder, plan in plans.items()})
     metric = metric or _agreed("metric", {folder: plan.get("metric", "return") for folder, plan in plans.items()})
     if select not in SELECT:
         raise UsageError(f"select is one of {', '.join(SELECT)}, not {select!r}")
-    phases = _phases(plans)
+    phases = phases_told(plans)
     notices: list[str] = []
     on_damage = (lambda damage: notices.append(str(damage))) if keep_going else None
     columns = columns_of(plans.values(), metric)
@@ -81,7 +81,7 @@ def read_runs(
         select=select,
         metric=metric,
         phases=phases,
-        seeds=_planned_seeds(plans.values()),
+        seeds=planned_seeds(plans.values()),
         notices=notices,
     )
 
@@ -118,7 +118,7 @@ def missing(runs: Runs) -> list[str]:
     return words
 
 
-def _phases(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Phases]:
+def phases_told(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Phases]:
     """Of each algorithm; `UsageError` where two runs differ."""
     phases: dict[str, Phases] = {}
     for folder, plan in plans.items():
@@ -128,11 +128,11 @@ def _phases(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Phases]:
     return phases
 
 
-def _planned_seeds(plans: Iterable[Mapping[str, Any]]) -> dict[str, Sequence[int]]:
+def planned_seeds(plans: Iterable[Mapping[str, Any]]) -> dict[str, Sequence[int]]:
     return {trial["config_id"]: plan.get("seeds", ()) for plan in plans for trial in plan.get("trials", ())}
 
 
-def _plan_of(folder: str) -> dict[str, Any]:
+def plan_of(folder: str) -> dict[str, Any]:
     """The run's `sweep.json`; empty where there is none or it is damaged, since a ledger can be reported without."""
     try:
         return read_description(Path(folder))

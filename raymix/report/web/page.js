@@ -104,9 +104,9 @@ function draw(entry) {
     axes: [
       {
         ...axis, label: spec.xLabel, space: 55, size: rotated ? 80 : 36, rotate: rotated ? -30 : 0,
-        ...(categories ? { splits: () => categories.map((_, i) => i), values: () => categories } : {}),
-        ...(!categories && places && places.length <= 8 ? { splits: () => places, values: () => places.map(short), filter: (u, splits) => splits } : {}),
-        ...(!categories && !(places && places.length <= 8) ? { values: (u, splits) => splits.map((v) => (v === null ? "" : compact(v))) } : {}),
+        ...(categories ? { splits: () => categories.map((_, i) => i), values: () => categories }
+          : places && places.length <= 8 ? { splits: () => places, values: () => places.map(short), filter: (u, splits) => splits }
+            : { values: (u, splits) => splits.map((v) => (v === null ? "" : compact(v))), ...(logarithmic ? { splits: (u, axisNumber, min, max) => decades(min, max), filter: (u, splits) => splits } : {}) }),
       },
       { ...axis, label: spec.yLabel, size: 56, values: (u, splits) => splits.map((v) => (v === null ? "" : compact(v))) },
     ],
@@ -122,6 +122,18 @@ function draw(entry) {
   entry.plot = plot;
   host.setAttribute("role", "img");
   host.setAttribute("aria-label", `${spec.yLabel} against ${spec.xLabel}`);
+}
+
+// Not uPlot's own: those of version 1.6.32 do not end for some bounds, such as 0.0985 to 107.
+function decades(low, high) {
+  const found = [], first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high));
+  for (let power = first; power <= last; power++) {
+    for (const digit of last - first > 3 ? [1] : [1, 2, 5]) {
+      const value = Number(`${digit}e${power}`);
+      if (value >= low && value <= high) found.push(value);
+    }
+  }
+  return found;
 }
 
 function ends(values) {
@@ -208,7 +220,7 @@ const heading = (title, caption) => [el("h2", {}, title), caption ? el("p", { cl
 const datasets = () => [...new Set(state.facts.rows.map((row) => row.dataset))].sort(compare);
 const shownDatasets = () => state.dataset === null ? datasets() : [state.dataset];
 const here = (items) => items.filter((item) => item.dataset === null || shownDatasets().includes(item.dataset));
-const rowOf = (id) => state.facts.rows.find((row) => row.id === id);
+const rowOf = (id) => state.byId.get(id);
 
 function sectionHeader() {
   const { facts } = state;
@@ -216,11 +228,24 @@ function sectionHeader() {
   place("top",
     el("h1", {}, facts.runs.length ? facts.runs.join(", ") : "no runs"),
     el("p", { class: "quiet" }, said),
-    facts.progress ? el("p", { id: "progress" }, meter(facts.progress.done), facts.progress.text) : null,
+    facts.progress ? el("p", { id: "progress" }) : null,
     facts.notices.length ? el("ul", { class: "notices" }, facts.notices.slice(0, 20).map((line) => el("li", {}, line)), facts.notices.length > 20 ? el("li", {}, `and ${facts.notices.length - 20} more`) : null) : null,
     datasets().length > 1 ? el("nav", {}, el("label", {}, "Data set ", el("select", { id: "dataset", onchange: (event) => { state.dataset = event.target.value === "" ? null : event.target.value; sections(); } },
       el("option", { value: "", selected: state.dataset === null }, "all"),
       datasets().map((name) => el("option", { value: name, selected: state.dataset === name }, name))))) : null);
+}
+
+// What changes with the clock alone is changed in place.
+function tick() {
+  const { facts } = state, node = document.getElementById("progress");
+  if (!facts || !node) return;
+  const { done, trials, over, training, speed, left, newest, patience } = facts.progress;
+  const quiet = newest === null ? null : facts.now - newest;
+  const said = [`${Math.floor(100 * done)} % done`, `${over} of ${trials} trials ended`];
+  if (over < trials && quiet !== null && quiet > patience) said.push(`no report for ${duration(quiet)}: nothing seems to train`);
+  else if (over < trials) said.push(`${training} report`, `${whole(speed)} agent-steps/s`, left === null ? "time left: not known yet" : `about ${duration(left)} left`);
+  node.replaceChildren(meter(done), said.join(" · "));
+  for (const cell of document.querySelectorAll("[data-reported]")) cell.textContent = `${duration(Math.max(0, facts.now - Number(cell.dataset.reported)))} ago`;
 }
 
 function sectionDecision() {
@@ -271,10 +296,11 @@ function columns() {
   list.push({ name: "status", of: (row) => row.status, show: (row) => (row.status === "unfinished" && row.phase ? `unfinished, in phase ${row.phase}` : row.status), word: true });
   list.push({ name: "step", of: (row) => row.step, show: (row) => whole(row.step), number: true });
   if (state.live) {
-    list.push({ name: "progress", of: (row) => row.progress, show: (row) => [meter(row.progress), percent(row.progress)] });
+    list.push({ name: "progress", of: (row) => row.progress, show: (row) => [meter(row.progress), percent(row.progress)], plain: true });
     list.push({ name: "agent-steps/s", of: (row) => row.speed, show: (row) => whole(row.speed), number: true });
-    list.push({ name: "time left", of: (row) => row.left, show: (row) => duration(row.left), number: true });
-    list.push({ name: "last report", of: (row) => (row.reported === null ? null : now - row.reported), show: (row) => (row.reported === null ? "–" : `${duration(Math.max(0, now - row.reported))} ago`), number: true });
+    const reports = (row) => row.patience !== null && now - row.reported <= row.patience;
+    list.push({ name: "time left", of: (row) => (reports(row) ? row.left : null), show: (row) => (reports(row) ? duration(row.left) : "–"), number: true });
+    list.push({ name: "last report", of: (row) => (row.reported === null ? null : now - row.reported), show: (row) => (row.reported === null ? "–" : el("span", { "data-reported": row.reported })), number: true });
     if (facts.rows.some((row) => row.attempts > 1)) list.push({ name: "starts", of: (row) => row.attempts, number: true });
   }
   list.push({ name: "configuration", of: (row) => row.id, plain: true });
@@ -300,10 +326,13 @@ function sectionTable() {
     el("td", {}, el("input", { type: "checkbox", checked: state.chosen.has(row.id), disabled: row.step === null, "aria-label": `draw ${row.label}`, onchange: (event) => choose(row.id, event.target.checked) }), colours.has(row.id) ? el("i", { class: "swatch", colour: colours.get(row.id).colour }) : null),
     list.map((column) => { const value = column.show ? column.show(row) : column.of(row); return el("td", { class: column.number ? "number" : column.word ? "name" : column.plain ? "plain" : "", title: column.number && typeof column.of(row) === "number" ? column.of(row) : null }, typeof value === "number" ? String(value) : value); })));
   const focus = document.activeElement && document.activeElement.id === "search";
+  const before = document.querySelector("#table .tall"), scrolled = before && [before.scrollTop, before.scrollLeft];
   place("table",
     heading("Configurations", "Click a heading to sort. Bold: the best of its data set. Diverged seeds are counted, and are in no other number."),
     el("nav", {}, el("input", { type: "search", id: "search", placeholder: "filter", "aria-label": "filter", value: state.search, oninput: (event) => { state.search = event.target.value; sectionTable(); } }), el("span", { class: "quiet", id: "rows" }, `${shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} configurations`), shown.length < rows.length ? el("button", { id: "all", onclick: () => { state.all = true; sectionTable(); } }, `show all ${rows.length.toLocaleString("en")}`) : null),
     el("div", { class: "scroll tall", tabindex: "0" }, el("table", { id: "configurations" }, el("thead", {}, head), el("tbody", {}, body))));
+  if (scrolled) document.querySelector("#table .tall").scrollTo(scrolled[1], scrolled[0]);
+  if (state.live) tick();
   if (focus) { const field = document.getElementById("search"); field.focus(); field.setSelectionRange(field.value.length, field.value.length); }
 }
 
@@ -377,7 +406,7 @@ function sectionEffects() {
     const lines = of.map((one) => ({ label: one.algorithm, x: one.values.map(at), y: one.mean, low: one.low, high: one.high, scatter: !numeric, tell: (x) => { const count = one.counts[one.values.map(at).indexOf(x)]; return count > 1 ? `· ${count} configurations` : ""; } }));
     const clouds = numeric ? of.map((one, number) => { const points = [...one.points].sort((a, b) => a[0] - b[0]); return { colour: COLOURS[number % COLOURS.length], x: spread(points.map((p) => p[0])), y: points.map((p) => p[1]), scatter: true, small: true, quiet: true }; }).filter((cloud, number) => of[number].points.length > of[number].values.length) : [];
     const binned = of.some((one) => one.binned);
-    panels.push(chart(`${field}${datasets().length > 1 ? ` · ${dataset}` : ""}`, { lines: [...lines, ...clouds], xLabel: binned ? `${field} (binned to equal shares)` : field, yLabel: facts.metric, logarithmic: numeric, places: numeric && !binned ? values : null, categories: numeric ? null : values.map(String), key: of.length > 1 }));
+    panels.push(chart(`${field}${datasets().length > 1 ? ` · ${dataset}` : ""}`, { lines: [...lines, ...clouds], xLabel: binned ? `${field} (binned to equal shares)` : field, yLabel: facts.metric, logarithmic: numeric, places: numeric && !binned ? values : null, categories: numeric ? null : values.map(String) }));
   }
   const silent = facts.sentences.filter((line) => line.includes("nothing can be said of"));
   const told = facts.sentences.filter((line) => !silent.includes(line));
@@ -463,12 +492,35 @@ function sectionPrograms() {
       el("tbody", {}, found.map((one) => el("tr", {}, el("td", {}, one.pack), el("td", {}, one.dataset), el("td", { class: "number" }, short(one.seats)), el("td", { class: "number" }, one.trials), el("td", { class: "number" }, one.training), el("td", { class: "number" }, one.over), el("td", { class: "number" }, whole(one.speed)), el("td", { class: "number" }, hours(one.hours))))))));
 }
 
+const PARTS = {
+  top: [sectionHeader, (f) => [f.runs, f.newest, f.notices, datasets()]],
+  decision: [sectionDecision, (f) => f.decisions.map((one) => [one, rowOf(one.best), rowOf(one.second)])],
+  table: [sectionTable, (f) => [f.rows, state.chosen && [...state.chosen]]],
+  programs: [sectionPrograms, (f) => f.programs],
+  curves: [sectionCurves, () => [...state.chosen].map((id) => [id, (rowOf(id) || {}).reported])],
+  effects: [sectionEffects, (f) => [f.effects, f.sentences]],
+  maps: [sectionMaps, (f) => f.maps],
+  importance: [sectionImportance, (f) => f.importance],
+  profiles: [sectionProfiles, (f) => f.profiles],
+  online: [sectionOnline, (f) => f.online],
+  cost: [sectionCost, (f) => f.cost],
+};
+let told = {};
+
+// What has not changed stays as it is: its zoom, its scrolling, its focus.
 function sections() {
-  sectionHeader(); sectionDecision(); sectionTable(); sectionCurves(); sectionEffects(); sectionMaps(); sectionImportance(); sectionProfiles(); sectionOnline(); sectionCost(); sectionPrograms();
+  for (const [name, [make, of]] of Object.entries(PARTS)) {
+    const now = JSON.stringify([of(state.facts), state.dataset]);
+    if (told[name] === now) continue;
+    told[name] = now;
+    make();
+  }
+  if (state.live) tick();
 }
 
 function show(facts) {
   state.facts = facts;
+  state.byId = new Map(facts.rows.map((row) => [row.id, row]));
   if (state.dataset === null && state.chosen === null && datasets().length > FEW_DATASETS) state.dataset = datasets()[0];
   if (state.dataset !== null && !datasets().includes(state.dataset)) state.dataset = null;
   if (!state.picked) state.chosen = firstChosen();
@@ -488,14 +540,20 @@ async function ask(path, parameters) {
 
 async function poll() {
   const run = decodeURIComponent(location.hash.slice(1));
-  if (run !== state.run) Object.assign(state, { run, version: "", facts: null, dataset: null, chosen: null, picked: false, sort: null, all: false, curves: new Map() });
+  if (run !== state.run) {
+    empty();
+    told = {};
+    Object.assign(state, { run, version: "", facts: null, dataset: null, chosen: null, picked: false, sort: null, all: false, curves: new Map() });
+  }
   try {
     if (!run) {
       listRuns(await ask("api/runs", {}));
     } else {
       const found = await ask("api/run", { run, version: state.version || "" });
       status(found.reading);
-      if (found.facts && run === state.run) { state.version = found.version; show({ ...found.facts, now: found.now }); }
+      if (run !== state.run) return;
+      if (found.facts) { state.version = found.version; show({ ...found.facts, now: found.now }); }
+      else if (state.facts) { state.facts.now = found.now; tick(); }
     }
   } catch (problem) {
     status(`Not up to date: ${problem.message}.`);
@@ -506,12 +564,15 @@ function status(text) {
   document.getElementById("status").textContent = text || "";
 }
 
+function empty() {
+  for (const id of Object.keys(PARTS)) place(id);
+  delete document.documentElement.dataset.ready;
+}
+
 function listRuns(found) {
   status("");
-  for (const id of ["decision", "table", "curves", "effects", "maps", "importance", "profiles", "online", "cost", "programs"]) place(id);
-  document.getElementById("back").hidden = true;
   place("top", el("h1", {}, "raymix runs"), el("p", { class: "quiet" }, found.folder),
-    found.runs.length ? el("div", { class: "scroll" }, el("table", { id: "runs" }, el("thead", {}, el("tr", {}, ["run", "trials", "algorithms", "data sets", "started", "last result"].map((name) => el("th", {}, name)))),
+    found.runs.length ? el("div", { class: "scroll" }, el("table", { id: "runs" }, el("thead", {}, el("tr", {}, ["run", "trials", "algorithms", "data sets", "started", "ledger changed"].map((name) => el("th", {}, name)))),
       el("tbody", {}, found.runs.map((run) => el("tr", {}, el("td", {}, el("a", { href: `#${encodeURIComponent(run.name)}` }, run.name)), el("td", { class: "number" }, run.trials === null ? "–" : run.trials), el("td", {}, run.algorithms.join(", ")), el("td", {}, run.datasets.join(", ")), el("td", {}, run.started), el("td", {}, run.newest === null ? "none yet" : `${duration(Math.max(0, found.now - run.newest))} ago`)))))) : el("p", {}, "No runs yet."));
   document.documentElement.dataset.ready = "yes";
 }
@@ -526,6 +587,6 @@ async function live() {
   }
 }
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => state.facts && sections());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { told = {}; if (state.facts) sections(); });
 const written = JSON.parse(document.getElementById("facts").textContent);
 if (written === null) live(); else show(written);

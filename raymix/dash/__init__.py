@@ -1,0 +1,1 @@
+"""The live page: runs of a storage folder, from their ledgers, while they train and after."""
