@@ -59,7 +59,7 @@ def application(storage: Storage, token: str | None) -> web.Application:
             # Out of the address bar and the history; the guard has checked it.
             answer = web.HTTPSeeOther("/")
             answer.set_cookie(COOKIE, request.query["token"], httponly=True, samesite="Strict")
-            return answer
+            raise answer
         return web.Response(text=page(None, "raymix"), content_type="text/html")
 
     async def runs(request: web.Request) -> web.StreamResponse:

@@ -195,7 +195,8 @@ def _starts(found: Any) -> list[str]:
     again = [one.pace.attempts - 1 for one in found if one.pace.attempts > 1]
     if not again:
         return []
-    return [f"{len(again)} trials were started again (after a kill, a failure or a resume), {sum(again)} times in all"]
+    why = "after a kill, a failure, a resume or a rung"
+    return [f"{len(again)} trials were started again ({why}), {sum(again)} times in all"]
 
 
 def _progress(plan: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _paces(table: pa.Table, starts: np.ndarray) -> list[Pace]:
                 interval = float(last - before)
                 speed = float(points[-1] - points[-2]) * len(first) / interval
         agent_seconds = float(np.maximum.reduceat(spent, first).sum())
-        found.append(Pace(len(np.unique(attempts)), agent_seconds, float(times.max()), interval, speed))
+        found.append(Pace(int(attempts.max()), agent_seconds, float(times.max()), interval, speed))
     return found
 
 

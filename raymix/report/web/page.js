@@ -309,7 +309,7 @@ function columns() {
 
 function sectionTable() {
   const { facts } = state, list = columns();
-  const wanted = state.search.toLowerCase();
+  const wanted = state.search.trim().toLowerCase();
   let rows = here(facts.rows).filter((row) => !wanted || [row.dataset, row.label, row.status, row.id].some((text) => text.toLowerCase().includes(wanted)));
   const by = list.find((column) => column.name === state.sort);
   if (by) {
