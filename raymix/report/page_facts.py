@@ -18,6 +18,7 @@ from scipy import stats
 from raymix.report import HELD_OUT, METRIC, SELECT, comparison, evaluations, metric_in_words, sensitivity
 from raymix.report.evaluations import Configuration
 from raymix.report.runs import Runs, missing
+from raymix.report.sensitivity import MOST_VALUES
 from raymix.report.statistics import FEWEST_SEEDS, Summary, difference, performance_profile, summarize
 from raymix.report.tables import Phases, natural, phases_of, shown, standing
 
@@ -27,8 +28,6 @@ SEED_POINTS = 100_000
 """Of the curves of single seeds in one page, which those of the best configurations get first."""
 FEWEST_FOR_IMPORTANCE = 8
 """Finished configurations; a random forest of fewer says nothing."""
-_MOST_VALUES = 12
-"""Values of a swept number that are shown one by one; more are binned."""
 _BINS = 8
 _PROFILED = 7
 _THRESHOLDS = 101
@@ -330,12 +329,12 @@ def _thinned(own: Mapping[str, Any], every: int, with_seeds: bool) -> dict[str, 
 def _values(members: Sequence[Configuration], name: str) -> tuple[list[Any], dict[str, int]]:
     """The places of a swept field on an axis, and which of them each configuration has (by its id).
 
-    Values one by one where they are few; numbers that are many are binned to equal shares of the configurations, and a
-    bin's place is the mean of its values.
+    Values one by one where they are few, or words; numbers that are many are binned to equal shares of the
+    configurations, and a bin's place is the mean of its values.
     """
     held = {one.config_id: shown(one.config[name]) for one in members if name in one.config}
     values = sorted(set(held.values()), key=natural)
-    if len(values) <= _MOST_VALUES or not all(map(_is_number, values)):
+    if len(values) <= MOST_VALUES or not all(map(_is_number, values)):
         return values, {config_id: values.index(value) for config_id, value in held.items()}
     order = sorted(held, key=lambda config_id: held[config_id])
     parts = [part.tolist() for part in np.array_split(np.array(order), _BINS)]

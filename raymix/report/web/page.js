@@ -408,7 +408,7 @@ function sectionEffects() {
     const binned = of.some((one) => one.binned);
     panels.push(chart(`${field}${datasets().length > 1 ? ` · ${dataset}` : ""}`, { lines: [...lines, ...clouds], xLabel: binned ? `${field} (binned to equal shares)` : field, yLabel: facts.metric, logarithmic: numeric, places: numeric && !binned ? values : null, categories: numeric ? null : values.map(String) }));
   }
-  const silent = facts.sentences.filter((line) => line.includes("nothing can be said of"));
+  const silent = facts.sentences.filter((line) => /nothing can be said of|too many to compare/.test(line));
   const told = facts.sentences.filter((line) => !silent.includes(line));
   if (!panels.length) return place("effects");
   place("effects",
@@ -583,7 +583,8 @@ async function live() {
   addEventListener("hashchange", again);
   for (;;) {
     await again();
-    await new Promise((resolve) => setTimeout(resolve, 1000 * POLL_SECONDS));
+    const first = state.run && !state.facts; // the first facts of a long ledger are worth asking for again
+    await new Promise((resolve) => setTimeout(resolve, 1000 * (first ? POLL_SECONDS / 10 : POLL_SECONDS)));
   }
 }
 
