@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,6 @@ def test_programs_and_progress_come_from_plan_and_rows(tmp_path: Path) -> None:
     put(run, configs[0], [1.0, 2.0], agent_seconds=1800.0)
     writer = ledger.LedgerWriter(str(run / "ledger"), ids[1], 1)
     (template, *_) = ledger.rows(ledger.read(str(run / "ledger")))
-    from dataclasses import replace
-
     for step, at in ((100, 1.7e9 - 20.0), (200, 1.7e9 - 10.0)):
         rows = [
             replace(template, config_id="", seed=seed, step=step, wall_time=at, config=trials[1]["config"])
@@ -213,8 +212,6 @@ def test_a_follower_reads_what_read_reads(tmp_path: Path) -> None:
     follower = ledger.Follower(folder, ledger.SCHEMA.names, lambda damage: pytest.fail(str(damage)))
     assert follower.poll(10) == (set(), 0)
     rows = ledger.rows(ledger.read(str(run / "ledger")))
-    from dataclasses import replace
-
     template = [replace(row, config_id="", attempt=0) for row in rows[:12]]
     first = ledger.LedgerWriter(folder, identifier, 1)
     first.append(template[:6])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,19 @@ def test_speed_time_left_and_starts_come_from_the_rows(tmp_path: Path) -> None:
     (row,) = page_facts(read_runs([str(run)]))["rows"]
     # `put` starts anew for each report, and a speed is of one start: what lies between is not known.
     assert row["speed"] is None and row["attempts"] == 2 and row["hours"] == pytest.approx(28 / 3600)
-    writer_steps = make(tmp_path, "whole")
-    add(writer_steps, {}, 60.0, steps=(100, 200))
-    facts = page_facts(read_runs([str(writer_steps)]))
-    assert facts["rows"][0]["speed"] is None  # all reports of `add` are of one moment
+    whole = make(tmp_path, "whole")
+    add(whole, {}, 60.0, steps=(100, 200))
+    (row,) = page_facts(read_runs([str(whole)]))["rows"]
+    assert row["speed"] is None  # all reports of `add` are of one moment
+    (template, *_) = ledger.rows(ledger.read(str(whole / "ledger")))
+    writer = LedgerWriter(str(whole / "ledger"), template.config_id, 2)
+    # Two reports handed out together, and 10 s later two more: 100 steps of three seeds in that time.
+    for step, at in ((100, 0.0), (150, 0.001), (200, 10.0), (250, 10.001)):
+        rows = [replace(template, seed=seed, phase="main", step=step, wall_time=1.7e9 + at) for seed in range(3)]
+        writer.append(replace(one, returns=(1.0,), lengths=(50,)) for one in rows)
+    (row,) = page_facts(read_runs([str(whole)]))["rows"]
+    assert row["speed"] == pytest.approx(100 * 3 / 10, rel=1e-3) and row["attempts"] == 2
+    assert row["left"] == pytest.approx(50 * 3 / 30, rel=1e-3) and row["patience"] == pytest.approx(90, rel=1e-3)
 
 
 def test_unfinished_and_waiting_configurations_are_said_as_such(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from raymix import ledger
 from raymix.report import HELD_OUT, check_metric
 from raymix.types import UsageError
 
+_TOGETHER = 0.1
+"""Seconds between rows that were written as one."""
+
 
 class Pace(NamedTuple):
     """What the rows of a configuration say of its training beside its scores."""
@@ -27,7 +30,7 @@ class Pace(NamedTuple):
     reported: float
     """Unix seconds of its last report."""
     interval: float | None
-    """Seconds between its last two reports; None before one start had two in one phase."""
+    """Seconds between the last two times at which it reported; None before one start had two in one phase."""
     speed: float | None
     """Agent-steps per second (all seeds together) between them."""
 
@@ -124,13 +127,15 @@ def _paces(table: pa.Table, starts: np.ndarray) -> list[Pace]:
         first = np.flatnonzero(np.append(True, seeds[1:] != seeds[:-1]))
         now = attempts == attempts[np.argmax(times)]
         now &= phases[start:end] == phases[start:end][np.argmax(times)]
-        points, which = np.unique(steps[now], return_inverse=True)
+        order = np.argsort(times[now])
+        reported, reached = times[now][order], steps[now][order]
+        # Reports that were handed out together, such as those of a phase that another trial trained, are one moment.
+        ends = np.flatnonzero(np.append(np.diff(reported) > _TOGETHER, True))
         interval = speed = None
-        if len(points) > 1:
-            before, last = (times[now][which == len(points) - back].max() for back in (2, 1))
-            if last > before:
-                interval = float(last - before)
-                speed = float(points[-1] - points[-2]) * len(first) / interval
+        if len(ends) > 1:
+            interval = float(reported[ends[-1]] - reported[ends[-2]])
+            gained = reached[: ends[-1] + 1].max() - reached[: ends[-2] + 1].max()
+            speed = float(gained) * len(first) / interval
         agent_seconds = float(np.maximum.reduceat(spent, first).sum())
         found.append(Pace(int(attempts.max()), agent_seconds, float(times.max()), interval, speed))
     return found

@@ -38,7 +38,7 @@ function score(value) {
   return state.facts.fixed ? value.toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 }) : short(value);
 }
 
-const interval = (row) => row.low === null ? (row.seeds - row.diverged ? "needs 3 seeds" : "–") : row.low === row.high ? "seeds equal" : `${score(row.low)} to ${score(row.high)}`;
+const interval = (row) => row.low === null ? (row.mean === null ? "–" : "needs 3 seeds") : row.low === row.high ? "seeds equal" : `${score(row.low)} to ${score(row.high)}`;
 const whole = (value) => value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en");
 const hours = (value) => value === 0 ? "0" : value < 0.01 ? value.toPrecision(2) : value.toLocaleString("en", { maximumFractionDigits: 2 });
 const percent = (value) => value === null ? "–" : `${Math.round(100 * value)} %`;
@@ -67,7 +67,7 @@ function chart(title, spec) {
   const style = (number) => ({ colour: COLOURS[number % COLOURS.length], dash: DASHES[Math.floor(number / COLOURS.length) % DASHES.length] });
   const lines = spec.lines.map((line, number) => ({ ...style(number), ...line }));
   const key = el("div", { class: "key" }, lines.filter((line) => line.label && !line.quiet).map((line) => el("span", {}, el("i", { class: "swatch", colour: line.colour }), line.label)));
-  const panel = el("div", { class: "panel" }, title ? el("h3", {}, title) : null, host, lines.length > 1 || spec.key ? key : null);
+  const panel = el("div", { class: "panel" }, title ? el("h3", {}, title) : null, host, key.childElementCount > 1 || spec.key ? key : null);
   charts.push({ host, lines, spec, plot: null });
   return panel;
 }
@@ -489,7 +489,7 @@ function sectionPrograms() {
   if (!found.length) return place("programs");
   place("programs", heading("Programs", "Trials of one structure train together, as one compiled program each seat of which is one seed. Speed: agent-steps per second of those that report."),
     el("div", { class: "scroll" }, el("table", { id: "packs" }, el("thead", {}, el("tr", {}, ["program", "data set", "seats", "trials", "under way", "done", "agent-steps/s", "agent-hours"].map((name) => el("th", {}, name)))),
-      el("tbody", {}, found.map((one) => el("tr", {}, el("td", {}, one.pack), el("td", {}, one.dataset), el("td", { class: "number" }, short(one.seats)), el("td", { class: "number" }, one.trials), el("td", { class: "number" }, one.training), el("td", { class: "number" }, one.over), el("td", { class: "number" }, whole(one.speed)), el("td", { class: "number" }, hours(one.hours))))))));
+      el("tbody", {}, found.map((one) => el("tr", {}, el("td", {}, one.pack), el("td", {}, one.dataset), el("td", { class: "number" }, short(one.seats)), el("td", { class: "number" }, one.trials), el("td", { class: "number" }, one.training), el("td", { class: "number" }, one.over), el("td", { class: "number" }, one.training ? whole(one.speed) : "–"), el("td", { class: "number" }, hours(one.hours))))))));
 }
 
 const PARTS = {
