@@ -12,6 +12,7 @@ from typing import Any
 
 import raymix
 from raymix import data_command
+from raymix.dash import DEFAULT_PORT
 from raymix.types import Interrupted, SweepFailed, UsageError
 
 
@@ -197,7 +198,9 @@ def parser() -> argparse.ArgumentParser:
         " is not trusted, use `ssh -L` instead.",
     )
     command.add_argument("folder", nargs="?", help="the storage folder of runs, or a run (default: runs)")
-    command.add_argument("--port", type=int, default=8270, metavar="N", help="0: any free one (default: %(default)s)")
+    command.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, metavar="N", help="0: any free one (default: %(default)s)"
+    )
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     command.set_defaults(run=dash)
 
@@ -556,6 +559,8 @@ def wide_report(options: argparse.Namespace) -> None:
             print(f"\n{title}\n\n{comparison.render(more)}")
     if lines := sensitivity.sentences(runs):
         print("\n" + "\n".join(lines))
+    if options.html:
+        print(f"\npage    {options.html}")
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -16,11 +16,11 @@ import time
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from raymix.dash import DEFAULT_PORT
 from raymix.dash.watch import Storage, Watched
 from raymix.report.page import page, policy
 from raymix.types import UsageError
 
-DEFAULT_PORT = 8270
 COOKIE = "raymix-token"
 MOST_CURVES = 500
 """Configurations in one question."""

@@ -1,4 +1,8 @@
-"""One self-contained HTML page: the facts of `page_facts`, and what draws them, in one file that asks for nothing."""
+"""One self-contained HTML page: the facts of `page_facts`, and what draws them, in one file that asks for nothing.
+
+What draws are `web/page.js` and uPlot 1.6.32 (MIT, see `web/uPlot.LICENSE`), as its npm package has it in `dist`: with
+51 kB the smallest library that has bands, against 1.2 MB of Plotly's smallest bundle.
+"""
 
 from __future__ import annotations
 

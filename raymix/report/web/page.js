@@ -253,7 +253,7 @@ function sectionDecision() {
   const lines = here(facts.decisions).map((one) => {
     const best = one.best ? rowOf(one.best) : null, second = one.second ? rowOf(one.second) : null;
     const gap = second === null ? "there is no second" : `${one.gap >= 0 ? "+" : ""}${score(one.gap)} to ${second.label}` + (one.gap_low === null || one.gap_low === undefined ? " (an interval needs 3 seeds)" : one.gap_low === one.gap_high ? " (all seeds differ alike, which is no interval)" : ` (95 %: ${score(one.gap_low)} to ${score(one.gap_high)})`);
-    const sure = second === null ? "–" : one.certain ? "sure: the interval leaves out 0" : "not sure: the two cannot be told apart";
+    const sure = second === null ? "–" : (one.certain ? "sure: the interval leaves out 0" : "not sure: the two cannot be told apart") + (one.unfinished ? ", so far" : "");
     return el("tr", {},
       el("td", { class: "name" }, one.dataset),
       el("td", { class: "name" }, best ? el("b", {}, best.label) : "no scores yet", best && best.status !== "done" ? ` (${best.status})` : null, best && best.diverged ? ` (${best.diverged} of ${best.seeds} seeds diverged)` : null),
