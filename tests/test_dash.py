@@ -59,7 +59,7 @@ def talk(storage: Path, conversation: Callable[[TestClient], Awaitable[None]], t
 def test_the_live_page_has_the_numbers_of_the_report(tmp_path: Path) -> None:
     run = make(tmp_path, "run")
     fill(run)
-    whole = json.loads(json.dumps(page_facts(read_runs([str(run)]), curves=False)))
+    whole = json.loads(json.dumps(page_facts(read_runs([str(run)]), live=True)))
     live = facts_of(Watched(run))
     assert live.pop("programs") == [] and live.pop("progress")["trials"] == 7
     assert live == whole

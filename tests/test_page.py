@@ -19,7 +19,7 @@ from raymix import ledger
 from raymix.cli import main
 from raymix.ledger import LedgerWriter, Row
 from raymix.report import page_facts as facts_module
-from raymix.report.comparison import online_table, wide_table
+from raymix.report.comparison import aggregate_table, online_table, wide_table
 from raymix.report.page import page
 from raymix.report.page_facts import bands, curve, page_facts
 from raymix.report.runs import read_runs
@@ -281,6 +281,21 @@ def test_profiles_are_shares_above_thresholds(tmp_path: Path) -> None:
         middle = len(profile["x"]) // 2
         assert (shares["lom"][middle], shares["bc"][middle]) == (1.0, 0.0)
         assert all(np.diff(shares["bc"]) <= 0)
+
+
+def test_aggregates_are_those_of_the_table_and_the_best_comes_first(tmp_path: Path) -> None:
+    run = make(tmp_path, "run")
+    for task in range(5):
+        for lr, score in ((1.0, 10.0), (2.0, 20.0)):
+            add(run, {"lr": lr}, score + task, dataset=f"raymix/task-v{task}", seeds=6)
+    runs = read_runs([str(run)], metric="normalized_score")
+    best, second = page_facts(runs)["aggregate"]
+    table = aggregate_table(runs).set_index("lr")
+    assert (best["fields"], second["fields"]) == ([2.0], [1.0]) and best["tasks"] == 5 and best["runs"] == 30
+    for row in (best, second):
+        line = table.loc[row["fields"][0]]
+        assert [row[name] for name in ("iqm", "low", "high")] == pytest.approx([line["iqm"], line["low"], line["high"]])
+    assert page_facts(runs, live=True)["aggregate"] == []
 
 
 def test_less_is_better_turns_the_page_around(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ class Watched:
             plans=[self._plan],
             stopped=out,
         )
-        facts = page_facts(self._runs, curves=False, memo=self._memo, forests=forests)
+        facts = page_facts(self._runs, live=True, memo=self._memo, forests=forests)
         facts |= {"programs": _programs(self._plan, facts["rows"]), "progress": _progress(self._plan, facts["rows"])}
         self.facts = json.dumps(facts, separators=(",", ":"), allow_nan=False)
         # A digest: also that of a server before this one says whether a page is up to date.

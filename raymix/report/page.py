@@ -29,6 +29,7 @@ _SECTIONS = (
     "effects",
     "maps",
     "importance",
+    "aggregate",
     "profiles",
     "online",
     "cost",

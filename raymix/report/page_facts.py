@@ -49,13 +49,13 @@ class Memo:
 
 
 def page_facts(
-    runs: Runs, baseline: str | None = None, curves: bool = True, memo: Memo | None = None, forests: bool = True
+    runs: Runs, baseline: str | None = None, live: bool = False, memo: Memo | None = None, forests: bool = True
 ) -> dict[str, Any]:
     """Everything that the page shows of these runs.
 
-    `baseline` as in `raymix.report.comparison.wide_table`. Without `curves` the page asks for them one by one
-    (`curve`). Without `forests`, which take seconds, importances are those of the memo. Numbers that are no numbers are
-    None, a diverged seed's score is "diverged".
+    `baseline` as in `raymix.report.comparison.wide_table`. A `live` page asks for curves one by one (`curve`) and has
+    no aggregates over data sets, whose bootstraps take long. Without `forests`, which take seconds, importances are
+    those of the memo. Numbers that are no numbers are None, a diverged seed's score is "diverged".
 
     Raises:
         UsageError: the baseline is not there, or is several configurations.
@@ -97,7 +97,8 @@ def page_facts(
         "decisions": _decisions(ranked, scores, groups, higher),
         "rows": rows,
         "best": [row["id"] for row in ranked],
-        "curves": _curves(ranked, details) if curves else None,
+        "curves": None if live else _curves(ranked, details),
+        "aggregate": [] if live else _aggregate(runs, swept),
         "effects": _effects(groups, scores, means),
         "maps": _maps(groups, means),
         "importance": [_importance(*group, of, finished, memo, forests) for group, of in groups.items()],
@@ -526,6 +527,18 @@ def _profile(lines: Mapping[str, Sequence[Sequence[float]]], higher: bool) -> di
         for name, tasks in lines.items()
     }
     return {"x": _drawn(thresholds), "lines": [{"label": n, "y": _drawn(share)} for n, share in shares.items()]}
+
+
+def _aggregate(runs: Runs, swept: Sequence[str]) -> list[dict[str, Any]]:
+    """The table of `raymix.report.comparison.aggregate_table`, the best first."""
+    records = comparison.aggregate_table(runs).to_dict("records")
+    records.sort(key=lambda record: record["iqm"], reverse=True)
+    numbers = ("iqm", "low", "high", "tasks", "runs")
+    return [
+        {"algorithm": record["algorithm"], "fields": [_plain(record[name]) for name in swept]}
+        | {name: _plain(record[name]) for name in numbers}
+        for record in records
+    ]
 
 
 def _online(runs: Runs) -> list[dict[str, Any]]:

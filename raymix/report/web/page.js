@@ -279,7 +279,7 @@ function columns() {
   const list = [];
   if (several("dataset")) list.push({ name: "data set", of: (row) => row.dataset, word: true });
   if (several("algorithm") || !facts.swept.length) list.push({ name: "algorithm", of: (row) => row.algorithm, word: true });
-  facts.swept.forEach((name, i) => list.push({ name, of: (row) => row.fields[i], show: (row) => (typeof row.fields[i] === "number" ? short(row.fields[i]) : row.fields[i] === null ? "–" : String(row.fields[i])), number: facts.rows.every((row) => row.fields[i] === null || typeof row.fields[i] === "number") }));
+  facts.swept.forEach((name, i) => list.push({ name, of: (row) => row.fields[i], show: (row) => (typeof row.fields[i] === "number" ? short(row.fields[i]) : row.fields[i] === null ? "–" : String(row.fields[i])), plain: true, number: facts.rows.every((row) => row.fields[i] === null || typeof row.fields[i] === "number") }));
   const numbers = (row) => row.scores.filter((one) => typeof one === "number");
   list.push({ name: "score per seed", of: (row) => row.mean, show: (row) => (row.scores.length > 10 && numbers(row).length ? `${row.scores.length} seeds, ${score(ends(numbers(row))[0])} to ${score(ends(numbers(row))[1])}` : row.scores.map((one) => (one === null ? "…" : score(one))).join("  ")), plain: true });
   list.push({ name: "mean", of: (row) => row.mean, show: (row) => score(row.mean), number: true });
@@ -406,7 +406,8 @@ function sectionEffects() {
     const lines = of.map((one) => ({ label: one.algorithm, x: one.values.map(at), y: one.mean, low: one.low, high: one.high, scatter: !numeric, tell: (x) => { const count = one.counts[one.values.map(at).indexOf(x)]; return count > 1 ? `· ${count} configurations` : ""; } }));
     const clouds = numeric ? of.map((one, number) => { const points = [...one.points].sort((a, b) => a[0] - b[0]); return { colour: COLOURS[number % COLOURS.length], x: spread(points.map((p) => p[0])), y: points.map((p) => p[1]), scatter: true, small: true, quiet: true }; }).filter((cloud, number) => of[number].points.length > of[number].values.length) : [];
     const binned = of.some((one) => one.binned);
-    panels.push(chart(`${field}${datasets().length > 1 ? ` · ${dataset}` : ""}`, { lines: [...lines, ...clouds], xLabel: binned ? `${field} (binned to equal shares)` : field, yLabel: facts.metric, logarithmic: numeric, places: numeric && !binned ? values : null, categories: numeric ? null : values.map(String) }));
+    const algorithms = new Set(facts.rows.map((row) => row.algorithm)).size;
+    panels.push(chart([field, ...(algorithms > 1 && of.length === 1 ? [of[0].algorithm] : []), ...(datasets().length > 1 ? [dataset] : [])].join(" · "), { lines: [...lines, ...clouds], xLabel: binned ? `${field} (binned to equal shares)` : field, yLabel: facts.metric, logarithmic: numeric, places: numeric && !binned ? values : null, categories: numeric ? null : values.map(String) }));
   }
   const silent = facts.sentences.filter((line) => /nothing can be said of|too many to compare/.test(line));
   const told = facts.sentences.filter((line) => !silent.includes(line));
@@ -453,11 +454,22 @@ function sectionMaps() {
 }
 
 function sectionImportance() {
-  const found = here(state.facts.importance);
-  if (!found.length) return place("importance");
-  const panels = found.map((one) => el("div", { class: "panel" }, el("h3", {}, `${one.algorithm}${datasets().length > 1 ? ` · ${one.dataset}` : ""}`),
-    one.shares === null ? el("p", { class: "quiet" }, `Not told: ${one.why}.`) : el("div", { class: "share" }, Object.entries(one.shares).flatMap(([name, share]) => [el("span", {}, name), el("div", { class: "bar" }, el("i", { width: `${100 * share}%` })), el("span", {}, share.toFixed(2))]))));
-  place("importance", heading("Importance", "Share of the variance of the configurations' scores that each hyperparameter explains over the range that was searched, by Optuna's fANOVA (a random forest). The rest is what they explain together. It says nothing beyond that range."), el("div", { class: "panels" }, panels));
+  const found = here(state.facts.importance), told = found.filter((one) => one.shares !== null), silent = found.filter((one) => one.shares === null);
+  const title = (one) => `${one.algorithm}${datasets().length > 1 ? ` · ${one.dataset}` : ""}`;
+  const shares = (one) => Object.entries(one.shares).flatMap(([name, share]) => [el("span", {}, name), el("div", { class: "bar" }, el("i", { width: `${100 * share}%` })), el("span", {}, share.toFixed(2))]);
+  place("importance", found.length ? heading("Importance", "Share of the variance of the finished configurations' scores that each hyperparameter explains over the range that was searched, by Optuna's fANOVA (a random forest). The rest is what they explain together. It says nothing beyond that range.") : null,
+    el("div", { class: "panels" }, told.map((one) => el("div", { class: "panel" }, el("h3", {}, title(one)), el("div", { class: "share" }, shares(one))))),
+    silent.length ? el("ul", { class: "quiet" }, silent.map((one) => el("li", {}, `${title(one)}: not told, as ${one.why}.`))) : null);
+}
+
+function sectionAggregate() {
+  const { facts } = state, found = facts.aggregate;
+  if (!found.length) return place("aggregate");
+  const names = ["algorithm", ...facts.swept, "data sets", "runs", "IQM", "95 % interval"];
+  place("aggregate", heading("Over all data sets", "Interquartile mean of all runs of what was run on every data set, a diverged seed counting as worse than any score. An interval (stratified bootstrap) needs 5 data sets and 20 runs more than those."),
+    el("div", { class: "scroll tall" }, el("table", { id: "aggregates" }, el("thead", {}, el("tr", {}, names.map((name) => el("th", {}, name)))),
+      el("tbody", {}, found.slice(0, FIRST_ROWS).map((one) => el("tr", {}, el("td", {}, one.algorithm), one.fields.map((value) => el("td", {}, short(value))), el("td", { class: "number" }, one.tasks), el("td", { class: "number" }, one.runs), el("td", { class: "number" }, score(one.iqm)), el("td", { class: "number" }, one.low === null ? "–" : `${score(one.low)} to ${score(one.high)}`)))))),
+    found.length > FIRST_ROWS ? el("p", { class: "quiet" }, `The best ${FIRST_ROWS} of ${found.length}.`) : null);
 }
 
 function sectionProfiles() {
@@ -501,6 +513,7 @@ const PARTS = {
   effects: [sectionEffects, (f) => [f.effects, f.sentences]],
   maps: [sectionMaps, (f) => f.maps],
   importance: [sectionImportance, (f) => f.importance],
+  aggregate: [sectionAggregate, (f) => f.aggregate],
   profiles: [sectionProfiles, (f) => f.profiles],
   online: [sectionOnline, (f) => f.online],
   cost: [sectionCost, (f) => f.cost],
