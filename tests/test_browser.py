@@ -263,7 +263,7 @@ def test_many_trials_open_and_sort_without_lag(browser: Chrome, tmp_path: Path, 
     means = [float(text.replace(",", "")) for text in page.column("mean")]
     assert means == sorted(means, reverse=True)
     sorting_all = page.click("mean")
-    assert sorting < 500 and sorting_all < 2_000
+    assert sorting < 1_000 and sorting_all < 5_000  # 0.1 s and 0.3 s where nothing else runs
     assert page.scroll_through() > 10 and page.complaints() == []
     live = Page(browser, f"{dash}#many")
     assert live.opened <= OPENS

@@ -25,6 +25,8 @@ SEGMENTS_AT_ONCE = 250
 """That are read before the page hears of them: a fraction of a second."""
 _SHARE = 0.2
 """Of the time that reading a long ledger takes, what may go into facts about its beginning."""
+_DAMAGE = 20
+"""Damaged segments that are named one by one."""
 _REST = 20
 """Times as long as the forests behind the importances took last, before they are grown again."""
 _NAME = re.compile(r".*-(\d{4})(\d{2})(\d{2})-(\d{2})(\d{2})(\d{2})-.*")
@@ -179,7 +181,7 @@ class Watched:
             metric=metric,
             phases=phases_told({str(self.folder): self._plan}),
             seeds=planned_seeds([self._plan]),
-            notices=[*self._damage, *_starts(self._found.values())],
+            notices=[*_first(self._damage), *_starts(self._found.values())],
             plans=[self._plan],
             stopped=out,
         )
@@ -188,6 +190,12 @@ class Watched:
         self.facts = json.dumps(facts, separators=(",", ":"), allow_nan=False)
         # A digest: also that of a server before this one says whether a page is up to date.
         self.version = hashlib.sha256(self.facts.encode()).hexdigest()[:16]
+
+
+def _first(damage: Sequence[str]) -> list[str]:
+    """Not all of a whole ledger that another version wrote."""
+    more = len(damage) - _DAMAGE
+    return [*damage[:_DAMAGE], *([f"and {more:,} more segments like these"] if more > 0 else [])]
 
 
 def _starts(found: Any) -> list[str]:

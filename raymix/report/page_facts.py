@@ -509,7 +509,7 @@ def _profiles(
                 list(scores[one.config_id].values()) for one in of
             ]
             for of in methods.values()
-            if len(of) == len(tasks) and all(scores[one.config_id] for one in of)
+            if len(of) == len(tasks) and all(_any_finite(scores[one.config_id]) for one in of)
         }
         first = sorted(whole, key=lambda name: -np.nanmean(np.concatenate(whole[name])))[:_PROFILED]
         if len(first) > 1:
@@ -576,6 +576,10 @@ def _cost(rows: Sequence[Mapping[str, Any]], details: Mapping[str, Any], higher:
         if len(line["hours"]) > 1:
             found.append({"dataset": dataset} | line)
     return found
+
+
+def _any_finite(scores: Mapping[int, float]) -> bool:
+    return any(map(math.isfinite, scores.values()))
 
 
 def _is_number(value: Any) -> bool:

@@ -322,9 +322,11 @@ function sectionTable() {
   const colours = colourOf();
   const head = el("tr", {}, el("th", { title: "draw its learning curve" }, "draw"), list.map((column) => el("th", { class: column.number ? "number" : "", "aria-sort": state.sort === column.name ? (state.descending ? "descending" : "ascending") : "none" },
     el("button", { onclick: () => { state.descending = state.sort === column.name ? !state.descending : Boolean(column.number) && !facts.swept.includes(column.name); state.sort = column.name; sectionTable(); } }, column.name))));
-  const body = shown.map((row) => el("tr", { class: best.has(row.id) ? "best" : "", "data-id": row.id },
-    el("td", {}, el("input", { type: "checkbox", checked: state.chosen.has(row.id), disabled: row.step === null, "aria-label": `draw ${row.label}`, onchange: (event) => choose(row.id, event.target.checked) }), colours.has(row.id) ? el("i", { class: "swatch", colour: colours.get(row.id).colour }) : null),
-    list.map((column) => { const value = column.show ? column.show(row) : column.of(row); return el("td", { class: column.number ? "number" : column.word ? "name" : column.plain ? "plain" : "", title: column.number && typeof column.of(row) === "number" ? column.of(row) : null }, typeof value === "number" ? String(value) : value); })));
+  // Sorting moves the lines that there are: making a thousand takes longer than anything else here.
+  const chosen = [...state.chosen].join();
+  if (state.linesOf !== facts || state.linesWith !== chosen) Object.assign(state, { linesOf: facts, linesWith: chosen, lines: new Map() });
+  const line = (row) => state.lines.get(row.id) || state.lines.set(row.id, tableLine(row, list, best, colours)).get(row.id);
+  const body = shown.map(line);
   const focus = document.activeElement && document.activeElement.id === "search";
   const before = document.querySelector("#table .tall"), scrolled = before && [before.scrollTop, before.scrollLeft];
   place("table",
@@ -334,6 +336,12 @@ function sectionTable() {
   if (scrolled) document.querySelector("#table .tall").scrollTo(scrolled[1], scrolled[0]);
   if (state.live) tick();
   if (focus) { const field = document.getElementById("search"); field.focus(); field.setSelectionRange(field.value.length, field.value.length); }
+}
+
+function tableLine(row, list, best, colours) {
+  return el("tr", { class: best.has(row.id) ? "best" : "", "data-id": row.id },
+    el("td", {}, el("input", { type: "checkbox", checked: state.chosen.has(row.id), disabled: row.step === null, "aria-label": `draw ${row.label}`, onchange: (event) => choose(row.id, event.target.checked) }), colours.has(row.id) ? el("i", { class: "swatch", colour: colours.get(row.id).colour }) : null),
+    list.map((column) => { const value = column.show ? column.show(row) : column.of(row); return el("td", { class: column.number ? "number" : column.word ? "name" : column.plain ? "plain" : "", title: column.number && typeof column.of(row) === "number" ? column.of(row) : null }, typeof value === "number" ? String(value) : value); }));
 }
 
 function firstChosen() {
