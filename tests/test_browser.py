@@ -34,7 +34,8 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 SECONDS = 30.0
 """To wait for the page on a busy machine, where the waiting is not what is tested."""
 OPENS = 10.0
-"""Seconds in which a page of many trials must open, on a busy machine; about 1 where nothing else runs."""
+"""Seconds in which a page of many trials must open. Measured on two cores that a dozen other processes shared: 0.4 of
+the file, 0.5 of the live page that is known already, 3.4 of one whose ledger is new."""
 SWEPT = SWEEP.replace(
     'search={"num_components": tune.grid_search([1, 2, 3])}',
     'search={"num_components": tune.grid_search([1, 2]), "beta": tune.grid_search([0.5, 2.0, 8.0])}',
@@ -263,7 +264,7 @@ def test_many_trials_open_and_sort_without_lag(browser: Chrome, tmp_path: Path, 
     means = [float(text.replace(",", "")) for text in page.column("mean")]
     assert means == sorted(means, reverse=True)
     sorting_all = page.click("mean")
-    assert sorting < 1_000 and sorting_all < 5_000  # 0.1 s and 0.3 s where nothing else runs
+    assert sorting < 1_000 and sorting_all < 5_000
     assert page.scroll_through() > 10 and page.complaints() == []
     live = Page(browser, f"{dash}#many")
     assert live.opened <= OPENS
