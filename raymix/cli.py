@@ -12,6 +12,7 @@ from typing import Any
 
 import raymix
 from raymix import data_command, jobs_command
+from raymix.dash import DEFAULT_PORT
 from raymix.types import Interrupted, SweepFailed, UsageError
 
 
@@ -170,6 +171,11 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--csv", metavar="FILE", help="write the wide table: each choice of checkpoint, differences")
     command.add_argument("--latex", metavar="FILE", help="the same as LaTeX")
+    command.add_argument(
+        "--html",
+        metavar="FILE",
+        help="write one interactive page: decision, curves, hyperparameters, cost; opens offline",
+    )
     command.add_argument("--baseline", metavar="NAME", help="differences from this algorithm or config_id")
     command.add_argument("--keep-going", action="store_true", help="leave out damaged parts of ledgers, and name them")
     command.add_argument(
@@ -183,6 +189,20 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=report)
+
+    command = commands.add_parser(
+        "dash",
+        help="watch runs live in a browser",
+        description="A page of the runs in a storage folder, from their ledgers alone: while they train, after, and of"
+        " a copied folder. Beyond loopback it needs Ray's token, and what it sends is not encrypted: where the network"
+        " is not trusted, use `ssh -L` instead.",
+    )
+    command.add_argument("folder", nargs="?", help="the storage folder of runs, or a run (default: runs)")
+    command.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, metavar="N", help="0: any free one (default: %(default)s)"
+    )
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    command.set_defaults(run=dash)
 
     command = commands.add_parser(
         "compare",
@@ -483,7 +503,7 @@ def report(options: argparse.Namespace) -> None:
     if options.embeddings:
         embeddings(options)
         return
-    if len(options.folder) > 1 or options.csv or options.latex or options.baseline or options.keep_going:
+    if any((len(options.folder) > 1, *(getattr(options, name) for name in WIDE))):
         wide_report(options)
         return
     from raymix.report import write_report
@@ -491,8 +511,19 @@ def report(options: argparse.Namespace) -> None:
     show(write_report(options.folder[0], select=options.select, metric=options.metric), options.json)
 
 
+def dash(options: argparse.Namespace) -> None:
+    """`raymix dash [DIR]`."""
+    from raymix.dash.server import serve
+
+    serve(options.folder or DEFAULT_STORAGE, options.host, options.port)
+
+
+WIDE = ("csv", "latex", "html", "baseline", "keep_going")
+"""Options of `raymix report` that ask for the report of several runs."""
+
+
 def wide_report(options: argparse.Namespace) -> None:
-    """`raymix report DIR... [--csv FILE] [--latex FILE] [--baseline NAME] [--keep-going]`."""
+    """`raymix report DIR... [--csv FILE] [--latex FILE] [--html FILE] [--baseline NAME] [--keep-going]`."""
     from raymix.files import write_atomically
     from raymix.report import SELECT, comparison, metric_in_words, sensitivity
     from raymix.report.runs import missing, read_runs
@@ -508,6 +539,10 @@ def wide_report(options: argparse.Namespace) -> None:
                 write_atomically(path, text())
             except OSError as problem:
                 raise UsageError(f"cannot write {path}: {problem.strerror}; give another file") from problem
+    if options.html:
+        from raymix.report.page import write_page
+
+        write_page(runs, options.html, options.baseline)
     notes = [*runs.notices, *missing(runs)]
     if options.json:
         print(frame.to_json(orient="records"))
@@ -526,6 +561,8 @@ def wide_report(options: argparse.Namespace) -> None:
             print(f"\n{title}\n\n{comparison.render(more)}")
     if lines := sensitivity.sentences(runs):
         print("\n" + "\n".join(lines))
+    if options.html:
+        print(f"\npage    {options.html}")
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -552,10 +589,9 @@ def embeddings(options: argparse.Namespace) -> None:
 
     if options.select or options.metric:
         raise UsageError("embeddings have no scores to choose from; leave out --select and --metric")
-    if len(options.folder) > 1 or options.csv or options.latex or options.baseline or options.keep_going:
-        raise UsageError(
-            "embeddings are those of one run; give one folder, and no --csv, --latex, --baseline, --keep-going"
-        )
+    if any((len(options.folder) > 1, *(getattr(options, name) for name in WIDE))):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in WIDE)
+        raise UsageError(f"embeddings are those of one run; give one folder, and no {named}")
     paths = write_embedding_figures(options.folder[0])
     print(json.dumps({"figures": paths}) if options.json else "\n".join(f"figure  {path}" for path in paths))
 

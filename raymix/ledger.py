@@ -17,6 +17,7 @@ import json
 import math
 import os
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ SCHEMA = pa.schema(
 
 KEY = ("config_id", "seed", "phase", "step")
 
+_TICK = 2_000_000_000
+"""Nanoseconds; no file system's clock is coarser."""
 _JOINED = 500
 """Segments that are joined at a time."""
 _SEGMENT = re.compile(r"([0-9a-f]{12})-(\d+)-(\d+)-([0-9a-f]{16})\.parquet")
@@ -227,6 +230,73 @@ def read(
             found.append(pa.concat_tables(small).combine_chunks())
             small.clear()
     return _newest(pa.concat_tables([*found, *small]))
+
+
+class Follower:
+    """Reads a ledger that grows: each segment once, whatever is asked for how often.
+
+    `columns` and `on_damage` as for `read`. A damaged segment is read again when it has changed, since a folder that is
+    being copied has halves of files for a while.
+    """
+
+    def __init__(self, folder: str, columns: Sequence[str], on_damage: Callable[[UsageError], None]) -> None:
+        self._filesystem, self._path = _filesystem(folder)
+        self._schema = pa.schema([field for field in SCHEMA if field.name in (*KEY, "attempt", *columns)])
+        self._on_damage = on_damage
+        self._read: set[str] = set()
+        self._damaged: dict[str, tuple[int, int]] = {}
+        self._tables: dict[str, pa.Table] = {}
+        self._waiting: list[tuple[_Segment, tuple[int, int]]] = []
+        """Found and not read yet, the next one last; with size and time of change."""
+        self._changed: int | None = None
+        """When the folder was changed last, as of the last look into it."""
+
+    def poll(self, most: int) -> tuple[set[str], int]:
+        """Read at most that many new segments; the configurations that have new rows, and how many are left to read.
+
+        A folder that is not there yet has no segments.
+        """
+        if not self._waiting:
+            self._look()
+        turn = [self._waiting.pop() for _ in range(min(most, len(self._waiting)))]
+        tables: dict[str, list[pa.Table]] = {}
+        for segment, state in turn:
+            try:
+                table = _read_segment(self._filesystem, segment, self._schema, self._on_damage)
+            except UsageError as damage:
+                self._damaged[segment.path] = state
+                self._on_damage(damage)
+                continue
+            self._read.add(segment.path)
+            tables.setdefault(segment.config_id, []).append(table)
+        for config_id, more in tables.items():
+            known_before = [self._tables[config_id]] if config_id in self._tables else []
+            # A late write of an old attempt does not win, whenever it is found; the sort is stable.
+            whole = pa.concat_tables([*known_before, *more]).combine_chunks()
+            attempts = np.argsort(whole["attempt"].to_numpy(), kind="stable")
+            self._tables[config_id] = _newest(whole.take(pa.array(attempts)))
+        return set(tables), len(self._waiting)
+
+    def _look(self) -> None:
+        """Put the segments that are not read yet on the list of those that wait."""
+        changed = self._filesystem.get_file_info(self._path).mtime_ns
+        # What is older than two seconds cannot have changed within the tick of a file system's clock.
+        is_old = changed is not None and time.time_ns() - changed > _TICK
+        if is_old and changed == self._changed and not self._damaged:
+            return
+        found = self._filesystem.get_file_info(pa.fs.FileSelector(self._path, allow_not_found=True))
+        for info in found:
+            state = (info.size, info.mtime_ns)
+            known = info.path in self._read or self._damaged.get(info.path) == state
+            if not known and (match := _SEGMENT.fullmatch(info.base_name)):
+                segment = _Segment(match[1], int(match[2]), int(match[3]), match[4], info.path)
+                self._waiting.append((segment, state))
+        self._waiting.sort(reverse=True)
+        self._changed = changed if is_old else None
+
+    def table(self, config_id: str) -> pa.Table:
+        """The rows of a configuration so far, as `read` returns them."""
+        return self._tables[config_id]
 
 
 def merge(tables: Mapping[str, pa.Table]) -> pa.Table:

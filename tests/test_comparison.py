@@ -133,6 +133,11 @@ def test_a_hyperparameter_matters_where_its_interval_leaves_out_zero(tmp_path: P
     add(other, {"lr": 1e-3, "beta": 1.0}, 50.0)
     add(other, {"lr": 1e-4, "beta": 2.0}, 50.0)
     assert all("nothing can be said of" in line for line in sentences(read_runs([str(other)])))
+    many = make(tmp_path, "many")
+    for number in range(13):
+        add(many, {"beta": 1.0 + number}, 50.0)
+    (line,) = sentences(read_runs([str(many)]))
+    assert "beta took 13 values, too many to compare neighbours" in line
 
 
 def test_tasks_are_aggregated_when_their_scores_are_comparable(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.trainable": ("torch",),
     "raymix.ledger": ("torch",),
     "raymix.report": ("torch",),
+    "raymix.dash": ("torch", "ray"),
     "raymix.files": ("torch", "ray"),
     "raymix.checkpoint": ("torch", "ray"),
     "raymix.snapshots": ("torch", "ray"),

@@ -16,6 +16,24 @@ from raymix import ledger
 from raymix.report import HELD_OUT, check_metric
 from raymix.types import UsageError
 
+_TOGETHER = 0.1
+"""Seconds between rows that were written as one."""
+
+
+class Pace(NamedTuple):
+    """What the rows of a configuration say of its training beside its scores."""
+
+    attempts: int
+    """How often it was started: 1, and once more after each kill or resume."""
+    agent_seconds: float
+    """Device seconds spent on all its seeds, in all phases."""
+    reported: float
+    """Unix seconds of its last report."""
+    interval: float | None
+    """Seconds between the last two times at which it reported; None before one start had two in one phase."""
+    speed: float | None
+    """Agent-steps per second (all seeds together) between them."""
+
 
 class Evaluation(NamedTuple):
     """What one seed had reached at one report."""
@@ -44,6 +62,7 @@ class Configuration:
     """Its data set has reference returns."""
     seeds: Mapping[int, Sequence[Evaluation]]
     """The reports of each seed, in order."""
+    pace: Pace
 
     @property
     def method(self) -> tuple[str, str]:
@@ -54,6 +73,7 @@ class Configuration:
 def columns_for(metric: str) -> list[str]:
     """The columns of a ledger that `configurations` needs for a metric."""
     facts = ["algorithm", "dataset", "dataset_hash", "config", "version", "reference_min", "reference_max"]
+    facts += ["attempt", "agent_seconds", "wall_time"]
     return [*ledger.KEY, *facts, "diverged", "metrics" if metric.startswith(HELD_OUT) else "returns"]
 
 
@@ -67,13 +87,14 @@ def configurations(table: pa.Table, metric: str = "return") -> list[Configuratio
     starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.zeros(0, np.int64)
     names = ("config_id", "algorithm", "dataset", "dataset_hash", "config", "version", "reference_min", "reference_max")
     facts = table.select(names).take(pa.array(starts)).to_pylist()
-    labels = _dataset_labels((fact["dataset"], fact["dataset_hash"]) for fact in facts)
+    labels = dataset_labels((fact["dataset"], fact["dataset_hash"]) for fact in facts)
     scores = _scores(table, metric)
     reports = zip(*(table[name].to_pylist() for name in ("phase", "step")), scores, table["diverged"].to_pylist())
     seeds = table["seed"].to_pylist()
     evaluations = [Evaluation(*report) for report in reports]
+    paces = _paces(table, starts)
     found = []
-    for fact, start, end in zip(facts, starts, [*starts[1:], len(ids)]):
+    for fact, start, end, pace in zip(facts, starts, [*starts[1:], len(ids)], paces):
         low, high = fact["reference_min"], fact["reference_max"]
         by_seed: dict[int, list[Evaluation]] = defaultdict(list)
         for seed, evaluation in zip(seeds[start:end], evaluations[start:end]):
@@ -88,8 +109,35 @@ def configurations(table: pa.Table, metric: str = "return") -> list[Configuratio
                 version=fact["version"],
                 normalizable=low is not None and high is not None,
                 seeds=dict(by_seed),
+                pace=pace,
             )
         )
+    return found
+
+
+def _paces(table: pa.Table, starts: np.ndarray) -> list[Pace]:
+    """That of each configuration, whose rows begin at `starts`."""
+    names = ("seed", "step", "attempt", "agent_seconds", "wall_time")
+    columns = [table[name].to_numpy() for name in names]
+    phases = table["phase"].combine_chunks().dictionary_encode().indices.to_numpy()
+    found = []
+    for start, end in zip(starts, [*starts[1:], len(phases)]):
+        seeds, steps, attempts, spent, times = (column[start:end] for column in columns)
+        # Rows are sorted by seed, and what was spent only grows.
+        first = np.flatnonzero(np.append(True, seeds[1:] != seeds[:-1]))
+        now = attempts == attempts[np.argmax(times)]
+        now &= phases[start:end] == phases[start:end][np.argmax(times)]
+        order = np.argsort(times[now])
+        reported, reached = times[now][order], steps[now][order]
+        # Reports that were handed out together, such as those of a phase that another trial trained, are one moment.
+        ends = np.flatnonzero(np.append(np.diff(reported) > _TOGETHER, True))
+        interval = speed = None
+        if len(ends) > 1:
+            interval = float(reported[ends[-1]] - reported[ends[-2]])
+            gained = reached[: ends[-1] + 1].max() - reached[: ends[-2] + 1].max()
+            speed = float(gained) * len(first) / interval
+        agent_seconds = float(np.maximum.reduceat(spent, first).sum())
+        found.append(Pace(int(attempts.max()), agent_seconds, float(times.max()), interval, speed))
     return found
 
 
@@ -158,7 +206,7 @@ def _scores(table: pa.Table, metric: str) -> list[float | None]:
     return [mean if length else None for mean, length in zip(means.tolist(), lengths.tolist())]
 
 
-def _dataset_labels(datasets: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+def dataset_labels(datasets: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """Data sets by name, with the start of their hash where one name has several contents."""
     hashes: dict[str, set[str]] = defaultdict(set)
     for name, content in datasets:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from raymix import ledger
 from raymix.plan import read_description
 from raymix.report import SELECT, find_run
 from raymix.report.evaluations import Configuration, columns_for, configurations, require_metric
 from raymix.report.tables import Phases
+from raymix.search.halving import rungs_of, stopped_trials
 from raymix.types import UsageError
 
 
@@ -30,6 +34,10 @@ class Runs:
     """The seeds that were planned for each configuration, by its id; empty where no run has a plan."""
     notices: Sequence[str]
     """What was left out of damaged ledgers."""
+    plans: Sequence[Mapping[str, Any]] = ()
+    """What each run's `sweep.json` says; empty for a run that has none."""
+    stopped: Collection[str] = ()
+    """Ids of the configurations that were stopped early."""
 
 
 def read_runs(
@@ -48,20 +56,16 @@ def read_runs(
     for folder in found:
         if not os.path.isdir(os.path.join(folder, "ledger")):
             raise UsageError(f"{folder} has no ledger yet; start the run, or resume it, and ask again")
-    plans = {folder: _plan_of(folder) for folder in found}
+    plans = {folder: plan_of(folder) for folder in found}
     asked = metric
     select = select or _agreed("select", {folder: plan.get("select", "last") for folder, plan in plans.items()})
     metric = metric or _agreed("metric", {folder: plan.get("metric", "return") for folder, plan in plans.items()})
     if select not in SELECT:
         raise UsageError(f"select is one of {', '.join(SELECT)}, not {select!r}")
-    phases: dict[str, Phases] = {}
-    for folder, plan in plans.items():
-        for algorithm, own in plan.get("phases", {}).items():
-            if phases.setdefault(algorithm, own) != own:
-                raise UsageError(f"{folder} trained {algorithm} in other phases than the runs before; report it apart")
+    phases = phases_told(plans)
     notices: list[str] = []
     on_damage = (lambda damage: notices.append(str(damage))) if keep_going else None
-    columns = columns_for(metric)
+    columns = columns_of(plans.values(), metric)
     tables = {folder: ledger.read(os.path.join(folder, "ledger"), None, columns, on_damage) for folder in found}
     for folder, table in tables.items():
         if not table.num_rows:
@@ -72,14 +76,32 @@ def read_runs(
     return Runs(
         folders=found,
         configurations=configurations(merged, metric),
+        plans=list(plans.values()),
+        stopped={name for folder, plan in plans.items() for name in stopped(plan, tables[folder])},
         select=select,
         metric=metric,
         phases=phases,
-        seeds={
-            trial["config_id"]: plan.get("seeds", ()) for plan in plans.values() for trial in plan.get("trials", ())
-        },
+        seeds=planned_seeds(plans.values()),
         notices=notices,
     )
+
+
+def columns_of(plans: Iterable[Mapping[str, Any]], metric: str) -> Sequence[str]:
+    """The columns of a ledger that runs are read from; all where trials are stopped early by what they say."""
+    return ledger.SCHEMA.names if any(plan.get("scheduler") for plan in plans) else columns_for(metric)
+
+
+def stopped(plan: Mapping[str, Any], table: pa.Table) -> Collection[str]:
+    """Ids of the configurations that the plan's scheduler stopped early, or would now; `table` in `columns_of`."""
+    if not plan.get("scheduler"):
+        return ()
+    # Trials are compared at the rungs, end where all seeds diverged, and are past a rung where a row beyond says so:
+    # decoding all rows would take as long as all the rest.
+    rungs = {step for trial in plan["trials"] for step in rungs_of(dict(plan), trial)}
+    ids, seeds = table["config_id"].to_numpy(), table["seed"].to_numpy()
+    last = np.append((ids[1:] != ids[:-1]) | (seeds[1:] != seeds[:-1]), np.ones(min(1, len(ids)), bool))
+    told = np.isin(table["step"].to_numpy(), sorted(rungs)) | table["diverged"].to_numpy() | last
+    return stopped_trials(dict(plan), ledger.rows(table.filter(pa.array(told))))
 
 
 def missing(runs: Runs) -> list[str]:
@@ -96,7 +118,21 @@ def missing(runs: Runs) -> list[str]:
     return words
 
 
-def _plan_of(folder: str) -> dict[str, Any]:
+def phases_told(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Phases]:
+    """Of each algorithm; `UsageError` where two runs differ."""
+    phases: dict[str, Phases] = {}
+    for folder, plan in plans.items():
+        for algorithm, own in plan.get("phases", {}).items():
+            if phases.setdefault(algorithm, own) != own:
+                raise UsageError(f"{folder} trained {algorithm} in other phases than the runs before; report it apart")
+    return phases
+
+
+def planned_seeds(plans: Iterable[Mapping[str, Any]]) -> dict[str, Sequence[int]]:
+    return {trial["config_id"]: plan.get("seeds", ()) for plan in plans for trial in plan.get("trials", ())}
+
+
+def plan_of(folder: str) -> dict[str, Any]:
     """The run's `sweep.json`; empty where there is none or it is damaged, since a ledger can be reported without."""
     try:
         return read_description(Path(folder))

@@ -17,6 +17,9 @@ from raymix.report.runs import Runs
 from raymix.report.statistics import interval
 from raymix.report.tables import natural, phases_of, shown, text
 
+MOST_VALUES = 12
+"""Of a hyperparameter that is compared value by value."""
+
 
 def sentences(runs: Runs) -> list[str]:
     """One sentence per data set, algorithm and swept hyperparameter.
@@ -62,6 +65,9 @@ def _steps(members: Sequence[Configuration], name: str, phase: str, select: str,
 
 
 def _sentence(name: str, steps: Sequence[Step]) -> str:
+    if len(steps) >= MOST_VALUES:
+        # At 95 % each, one of twenty differences that are none would be called certain.
+        return f"{name} took {len(steps) + 1} values, too many to compare neighbours; `raymix report --html` draws it"
     told = [step for step in steps if step[2]]
     if not told:
         return f"nothing can be said of {name}: no two configurations with neighbouring values differ in it alone"

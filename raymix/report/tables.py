@@ -80,7 +80,7 @@ def table_of(
     for one in found:
         record: dict[str, Any] = {"dataset": one.dataset, "algorithm": one.algorithm}
         record |= {name: shown(one.config[name]) for name in swept if name in one.config}
-        record |= _statistics(one, phases[one.algorithm], select, metric)
+        record |= standing(one, phases[one.algorithm], select, metric)
         record["stopped"] = one.config_id in stopped and not record["finished"]
         records.append(record | {"metric": metric, "select": select, "config_id": one.config_id})
     records.sort(key=lambda record: [natural(record.get(name)) for name in (*_BEFORE, *swept, "config_id")])
@@ -205,8 +205,8 @@ def _note(record: pd.Series) -> str:
     return "; ".join(notes)
 
 
-def _statistics(one: Configuration, phases: Phases, select: str, metric: str) -> dict[str, Any]:
-    """The columns of one configuration that do not come from its name."""
+def standing(one: Configuration, phases: Phases, select: str, metric: str) -> dict[str, Any]:
+    """The columns of `score_table` of one configuration that do not come from its name."""
     last_phase, steps = phases[-1]
     seeds = [
         _Seed(evaluations.score(reports, last_phase, select, metric), reports[-1].phase, reports[-1].step)
