@@ -126,8 +126,9 @@ class Dimension:
             # Tune's own ranges of whole numbers leave out their upper end, those with a step include it.
             return cls("int", int(low), int(high) - (step is None), int(step or 1), log)
         raise UsageError(
-            f"Optuna cannot search {name!r} by {type(domain).__name__} drawn by {type(sampler).__name__}; search it"
-            " with tune.uniform, loguniform, quniform, randint, lograndint, qrandint or choice, or by tune.grid_search"
+            f"Optuna cannot search {name!r} by {type(domain).__name__} drawn by {type(sampler).__name__.strip('_')};"
+            " search it with tune.uniform, loguniform, quniform, randint, lograndint, qrandint or choice, or by"
+            " tune.grid_search"
         )
 
     @property
@@ -148,7 +149,7 @@ class Dimension:
         if self.step is None:
             low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
             value = low + share * (high - low)
-            return min(max(math.exp(value) if self.log else value, self.low), self.high)
+            return self._short(math.exp(value) if self.log else value)
         if self.log:
             value = math.exp(math.log(self.low) + share * (math.log(self.high + 1) - math.log(self.low)))
             return int(min(value, self.high))
@@ -169,7 +170,7 @@ class Dimension:
         if self.kind == "choice":
             return f"one of {', '.join(map(str, self.values))}"
         steps = f" in steps of {self.step:g}" if self.step is not None and (self.kind, self.step) != ("int", 1) else ""
-        return f"{self.low:g} to {self.high:g}{', logarithmic' if self.log else ''}{steps}"
+        return f"{self.low:g} to {self.high:g}{' (logarithmic)' if self.log else ''}{steps}"
 
     def distribution(self) -> BaseDistribution:
         """As Optuna knows it."""
@@ -188,10 +189,18 @@ class Dimension:
         return float(value) if self.kind == "float" else int(value)
 
     def decoded(self, value: Any) -> Any:
-        """The inverse of `encoded`."""
+        """The value of a hyperparameter that Optuna means."""
         if self.kind == "choice":
             return next(each for each in self.values if self.encoded(each) == value)
-        return value
+        if self.kind == "int":
+            return value
+        if self.step is not None:  # as `at` makes it, so that it can be told from others
+            return self.low + round((value - self.low) / self.step) * self.step
+        return self._short(value)
+
+    def _short(self, value: float) -> float:
+        """A value that people can read and type."""
+        return min(max(float(f"{value:.5g}"), self.low), self.high)
 
 
 Space = dict[str, Dimension]
@@ -230,14 +239,15 @@ def suggest(
         attempt: counts the suggestions for this trial that had been made before; after some it is drawn at random.
         point: hyperparameters that are decided already.
     """
-    point = dict(point or {})
+    point = point or {}
     if point.keys() >= space.keys():
         return {name: point[name] for name in space}
     own = np.random.SeedSequence([*seed, number, attempt])
     if sampler in ("tpe", "gp") and attempt < _PATIENCE:
-        study = study_of(space, minimize, told, _sampler(sampler, int(own.generate_state(1)[0]), space, point))
+        study = study_of(space, minimize, told, _sampler(sampler, int(own.generate_state(1)[0])))
         asked = study.ask({name: dimension.distribution() for name, dimension in space.items()}).params
-        return {name: dimension.decoded(asked[name]) for name, dimension in space.items()}
+        drawn = {name: dimension.decoded(asked[name]) for name, dimension in space.items()}
+        return {**drawn, **point}
     if sampler == "qmc" and attempt == 0:
         from scipy.stats.qmc import Sobol
 
@@ -246,23 +256,19 @@ def suggest(
     else:
         shares = np.random.default_rng(own).random(len(space))
     drawn = {name: dimension.at(float(share)) for (name, dimension), share in zip(space.items(), shares)}
-    return {name: point.get(name, drawn[name]) for name in space}
+    return {**drawn, **point}
 
 
 _PATIENCE = 10
 """So often a sampler may suggest what was tried already."""
 
 
-def _sampler(name: str, seed: int, space: Space, point: Mapping[str, Any]) -> BaseSampler:
+def _sampler(name: str, seed: int) -> BaseSampler:
     import optuna
 
     if name == "tpe":
-        found: BaseSampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-    else:
-        found = optuna.samplers.GPSampler(seed=seed)
-    if not point:
-        return found
-    return optuna.samplers.PartialFixedSampler({n: space[n].encoded(value) for n, value in point.items()}, found)
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    return optuna.samplers.GPSampler(seed=seed)
 
 
 def study_of(space: Space, minimize: bool, told: Sequence[Told], sampler: BaseSampler | None = None) -> Study:

@@ -34,8 +34,7 @@ class HalvingScheduler(TrialScheduler):
         self._ladders, self._rank_at, self._at_once = ladders, rank_at, at_once
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        # Also called when a trial that failed is tried again. One that a searcher has just decided is new.
-        self._ladder(trial).enter(_name(trial))
+        # Also called when a trial that failed is tried again.
         self._ladder(trial).go_on(_name(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:

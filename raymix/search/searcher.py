@@ -71,6 +71,8 @@ class Studies:
         self._plan["trials"].append(trial)
         self._known[trial["config_id"]] = trial
         self._told[index].append(Told(params, RUNNING))
+        if ladder := self._ladders.get(cohort_of(self._plan, trial)):
+            ladder.enter(trial["config_id"])
         return trial
 
     def over(self, config_id: str) -> None:

@@ -86,7 +86,7 @@ def told_by(plan: dict[str, Any], run_dir: Path, stopped: Collection[str]) -> li
 
 def warm(cell: Cell) -> list[Told]:
     """What a study was told of earlier runs."""
-    return [Told(params, COMPLETE, value) for params, value, _ in cell.warm]
+    return [Told(params, DIVERGED if value is None else COMPLETE, value) for params, value, _ in cell.warm]
 
 
 def is_decided(plan: dict[str, Any]) -> bool:
