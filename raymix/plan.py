@@ -42,7 +42,8 @@ class SweepSpec:
     """Data sets are an axis of the sweep: each configuration runs on each. A bare name is one data set; a mixture is
     text, or a dictionary that becomes such text (`raymix.data.recipe`)."""
     search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Hyperparameters to vary, by Tune's search spaces (`tune.grid_search`, `tune.choice`, `tune.uniform`, ...)."""
+    """Hyperparameters to vary, by Tune's search spaces (`tune.grid_search`, `tune.choice`, `tune.uniform`, ...). With a
+    searcher, those of `tune.grid_search` span a grid, and each cell of it is a study of its own (`Optuna`)."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Hyperparameters to fix."""
     preset: str | None = None
@@ -54,7 +55,7 @@ class SweepSpec:
     samples: int = 1
     """How often the search space is sampled; each sample runs its whole grid."""
     search_seed: int = 0
-    """Seed of random search spaces."""
+    """Seed of random search spaces, and of searchers."""
     evaluate_every: int = 1_000
     """Gradient steps between reports; in the last phase each report evaluates."""
     episodes: int = 10

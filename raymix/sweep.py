@@ -21,7 +21,7 @@ from raymix.job import job_of, reported
 from raymix.plan import SweepSpec, describe, expand, read_description, seat, settled
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
 from raymix.search.halving import stopped_trials
-from raymix.search.truth import is_decided, total_trials
+from raymix.search.truth import total_trials, undecided
 from raymix.types import Dataset, Interrupted, Spec, SweepFailed, UsageError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def resume(folder: str, name: str, options: Options) -> Report:
         raise UsageError(f"{run_dir} was started by {plan['sweep']}, not by {name}; resume it by what started it")
     finished = finished_trials(plan, run_dir)
     missing = [trial for trial in plan["trials"] if trial["config_id"] not in finished]
-    if not missing and is_decided(plan):
+    if not missing and not undecided(plan):
         return _report(run_dir)
     hashes = plan["dataset_hashes"]
     datasets = {dataset: load_dataset(dataset, options.quiet, hashes) for dataset in hashes}
@@ -153,7 +153,7 @@ def _carry_out(
         raise Interrupted(stopped) from None
     if problems:
         raise SweepFailed("\n".join([*problems, f"Results so far are kept; try again with: {how_to_resume}"]))
-    if not is_decided(plan) or {trial["config_id"] for trial in plan["trials"]} - finished_trials(plan, run_dir):
+    if undecided(plan) or {trial["config_id"] for trial in plan["trials"]} - finished_trials(plan, run_dir):
         raise Interrupted(stopped)
     return _report(run_dir)
 

@@ -30,6 +30,11 @@ SPEC = SweepSpec(
     episodes=10,
     smoke={
         "datasets": ("fetchreach-multigoal-8",),
+        "search": {
+            "num_components": tune.grid_search([5]),
+            "beta": tune.loguniform(0.05, 20.0),
+            "policy_learning_rate": tune.loguniform(1e-4, 1e-2),
+        },
         "settings": {"mdn_steps": 200},
         "searcher": Optuna(trials=3, cohort=3),
         "scheduler": Halving(first=50),

@@ -27,7 +27,9 @@ from raymix.data.catalog import load
 from raymix.job import job_of
 from raymix.packing.sharing import SearchPlaces
 from raymix.plan import describe, expand, read_description, seat, studies, write_description
+from raymix.report import write_report
 from raymix.report.journal import write_journal
+from raymix.report.runs import read_runs
 from raymix.search.decided import NAME
 from raymix.search.optuna import COMPLETE, DIVERGED, LOST, PRUNED, RUNNING, Dimension, Told, study_of, suggest
 from raymix.search.scheduler import HalvingScheduler, RankAt, ladders_in
@@ -282,6 +284,8 @@ def test_what_a_trial_tells_its_study(tmp_path: Path, scores: list[float], state
     run.report(trial, 300, [5.0, 6.0])
     assert run.open().told(0) == [Told(trial["params"], RUNNING, None, {300: 5.5})]
     finished(run, live, trial, scores=scores)
+    assert f"15 of 16 trials of {run.folder} are not decided yet" in write_report(str(run.folder)).text
+    assert f"15 of 16 trials of {run.folder} are not decided yet" in read_runs([str(run.folder)]).notices
     reports = {300: 5.5} | ({900: value} if value is not None else {})
     assert live.told(0) == run.open().told(0) == [Told(trial["params"], state, value, reports)]
     write_journal(str(tmp_path), str(tmp_path / "study.journal"))
@@ -424,6 +428,8 @@ def test_the_journal_is_what_the_ledger_says(tmp_path: Path, capsys: pytest.Capt
     run.report(trials[1], scores=[0.5, 0.5])
     raymix_command(["report", str(run.folder), "--optuna", str(target)])
     assert "toy/two-modes-v0: lom" in capsys.readouterr().out
+    raymix_command(["report", str(run.folder)])
+    assert "not decided" not in capsys.readouterr().out
     (study,) = journal(target)
     assert study.direction.name == "MINIMIZE" and study.best_value == 0.5
     assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE", "PRUNED", "RUNNING"]

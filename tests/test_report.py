@@ -296,10 +296,12 @@ def test_a_report_writes_its_files_whole(run: Path) -> None:
         ([("lom", {"num_components": 1}), ("lom", {"num_components": 5}), ("bc", {})], 700),
         ([("lom", {"mode": "argmax"}), ("lom", {"mode": "sample"})], 700),
         ([("lom", {"lr": lr, "beta": beta}) for lr in (1e-4, 1e-2) for beta in (1.0, 5.0)], 700),
+        ([("lom", {"beta": 0.12345 * 1.7**n, "lr": 0.0098765 / 1.9**n}) for n in range(8)], 700),
         ([("lom", {"hidden_dims": [8]}), ("lom", {"hidden_dims": [8, 8]})], 1400),
     ],
-    ids=["algorithms", "with-level", "words", "two-fields", "two-data-sets"],
+    ids=["algorithms", "with-level", "words", "two-fields", "searched", "two-data-sets"],
 )
+@pytest.mark.filterwarnings("error")  # matplotlib's, where a legend leaves no room for the axes
 def test_every_kind_of_sweep_has_a_figure(run: Path, configs: list[tuple[str, dict[str, Any]]], width: int) -> None:
     for dataset in (DATASET, "raymix/other-v0")[: width // 700]:
         for algorithm, config in configs:

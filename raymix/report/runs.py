@@ -13,6 +13,7 @@ from raymix.plan import read_description
 from raymix.report import SELECT, find_run
 from raymix.report.evaluations import Configuration, columns_for, configurations, require_metric
 from raymix.report.tables import Phases
+from raymix.search.truth import undecided_in_words
 from raymix.types import UsageError
 
 
@@ -29,7 +30,7 @@ class Runs:
     seeds: Mapping[str, Sequence[int]]
     """The seeds that were planned for each configuration, by its id; empty where no run has a plan."""
     notices: Sequence[str]
-    """What was left out of damaged ledgers."""
+    """What was left out of damaged ledgers, and how many trials searchers have still to decide."""
 
 
 def read_runs(
@@ -59,7 +60,7 @@ def read_runs(
         for algorithm, own in plan.get("phases", {}).items():
             if phases.setdefault(algorithm, own) != own:
                 raise UsageError(f"{folder} trained {algorithm} in other phases than the runs before; report it apart")
-    notices: list[str] = []
+    notices = [words for folder, plan in plans.items() for words in undecided_in_words(plan, folder)]
     on_damage = (lambda damage: notices.append(str(damage))) if keep_going else None
     columns = columns_for(metric)
     tables = {folder: ledger.read(os.path.join(folder, "ledger"), None, columns, on_damage) for folder in found}

@@ -89,11 +89,17 @@ def warm(cell: Cell) -> list[Told]:
     return [Told(params, DIVERGED if value is None else COMPLETE, value) for params, value, _ in cell.warm]
 
 
-def is_decided(plan: dict[str, Any]) -> bool:
-    """Whether no trial is left to decide."""
-    return len(plan["trials"]) >= total_trials(plan)
-
-
 def total_trials(plan: dict[str, Any]) -> int:
     """How many trials a run has in the end."""
     return sum(study["trials"] for study in plan["studies"]) if plan.get("searcher") else len(plan["trials"])
+
+
+def undecided(plan: dict[str, Any]) -> int:
+    """How many trials a searcher has still to decide; 0 without one, and without a plan."""
+    return total_trials(plan) - len(plan["trials"]) if plan.get("searcher") else 0
+
+
+def undecided_in_words(plan: dict[str, Any], folder: str) -> list[str]:
+    """A sentence where there are some."""
+    left = undecided(plan)
+    return [f"{left} of {total_trials(plan)} trials of {folder} are not decided yet"] if left else []
