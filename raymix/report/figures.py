@@ -47,6 +47,8 @@ _PANELS_PER_ROW = 3
 _LOGARITHMIC_SPAN = 50
 _TICKS_FIT = 8
 """Places that may each have a tick of their own."""
+_ALWAYS_TOLD_APART = 3
+"""Values of a field that have a colour each, even where all configurations differ in it."""
 _WORDS_FIT = 36
 """Letters of tick labels that fit under a panel side by side."""
 _LETTERS_PER_PANEL = 75
@@ -74,9 +76,9 @@ def score_figure(frame: pd.DataFrame, path: str) -> None:
     Every seed is a dot (hollow in an unfinished configuration); the line is the mean over seeds, band and whiskers
     its 95 % interval. A diverged seed is a cross at the foot of the panel. A field of words gets one place per word,
     and no line; further swept fields get a colour per combination, except numbers with more values than there are
-    colours, as a search draws them: the small print names those, and no line joins what differs in them. An algorithm
-    without the field is a level line; where nothing is swept each algorithm has its place. The file appears whole or
-    not at all.
+    colours or another one in every configuration, as a search draws them: the small print names those, and no line
+    joins what differs in them. An algorithm without the field is a level line; where nothing is swept each algorithm
+    has its place. The file appears whole or not at all.
     """
     datasets = list(dict.fromkeys(frame["dataset"]))
     columns = min(len(datasets), _PANELS_PER_ROW)
@@ -108,9 +110,11 @@ def _horizontal_field(frame: pd.DataFrame) -> str | None:
 
 
 def _folded_fields(frame: pd.DataFrame, horizontal: str | None) -> list[str]:
-    """Swept numbers that have too many values for colours."""
+    """Swept numbers that have too many values for colours, or about as many as there are configurations."""
+    configurations = frame["config_id"].nunique() / frame["dataset"].nunique()
     values = {name: {value for value in frame[name] if value is not None} for name in swept_fields(frame)}
-    return [n for n, own in values.items() if n != horizontal and _is_numeric(own) and len(own) > len(_STYLES)]
+    most = min(len(_STYLES), max(_ALWAYS_TOLD_APART, math.ceil(configurations) - 1))
+    return [name for name, own in values.items() if name != horizontal and _is_numeric(own) and len(own) > most]
 
 
 def _series(frame: pd.DataFrame, horizontal: str | None, folded: Sequence[str]) -> list[_Series]:
