@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from raymix.envs.build import OWN
 from raymix.types import UsageError
 
 # Read by Ray when it is imported or when a process starts; a user's own setting wins.
@@ -94,7 +95,14 @@ def connected(address: str | None = None, dashboard: bool = True) -> Iterator[Cl
         _require_ray(address)
         # The sweep's file may have imported Ray, which read RAY_AUTH_MODE. tests/test_connection.py holds it to this.
         ray._raylet.Config.initialize("")  # type: ignore[attr-defined]  # compiled, without stubs
-        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        # Processes on other nodes do not inherit what this one was started with.
+        kept = {name: os.environ[name] for name in (OWN,) if name in os.environ}
+        context = ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": kept} if kept else None,
+        )
     try:
         resources = ray.cluster_resources()
         url = getattr(context, "dashboard_url", None)

@@ -120,10 +120,7 @@ class Progress(Callback):
             **({"score": score} if score else {}),
         )
         for notice in result.get("notices", ()):
-            if notice not in self._screen.notices:
-                self._screen.notices.append(notice)
-                if self._live is None:
-                    self._screen.console.print(notice)
+            self._tell(notice)
         if self._live is None:
             told = "return" if scores else "held-out action error"
             score = f", {told} {line.score}" if line.score else ""
@@ -133,6 +130,12 @@ class Progress(Callback):
         last = trial.last_result or {}
         early = last.get("progress", 1.0) < 1.0 and last.get("seeds_left", 0) > 0
         self._update(trial, status="stopped" if early else "done", progress=1.0)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if self._screen is not None:
+            label = self._screen.lines[trial.config["job"]["config_id"]].label
+            self._tell(f"The trial {label} goes on from its last report after this: {last_line(trial.get_error())}")
+        self._update(trial, status="starting", phase="")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._update(trial, status="failed")
@@ -144,11 +147,22 @@ class Progress(Callback):
             self._screen.lines[config_id] = _Line(self._labels[config_id])
         return self._screen.lines[config_id]
 
+    def _tell(self, notice: str) -> None:
+        if self._screen is not None and notice not in self._screen.notices:
+            self._screen.notices.append(notice)
+            if self._live is None:
+                self._screen.console.print(notice)
+
     def _update(self, trial: Any, **changes: Any) -> None:
         if self._screen is not None:
             line = self._line(trial)
             for name, value in changes.items():
                 setattr(line, name, value)
+
+
+def last_line(error: Any) -> str:
+    """What a trial's error says, without its traceback."""
+    return (str(error).strip().splitlines() or ["its process ended"])[-1]
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,10 @@ class Options:
     dashboard: bool = True
     capture: str = "auto"
     """'auto' compiles where there is a compiler; 'eager' never does."""
+    environment_patience_s: float = 120.0
+    """Seconds without a step after which an environment counts as hanging."""
+    deadline: float | None = None
+    """`time.monotonic()` at which the sweep ends with a report of what there is; None: it trains to the end."""
     command: tuple[str, ...] = ()
     """How to call what runs this sweep, without options; empty: as this program was called."""
 
@@ -153,8 +158,12 @@ def _carry_out(
         raise Interrupted(stopped) from None
     if problems:
         raise SweepFailed("\n".join([*problems, f"Results so far are kept; try again with: {how_to_resume}"]))
-    if undecided(plan) or {trial["config_id"] for trial in plan["trials"]} - finished_trials(plan, run_dir):
-        raise Interrupted(stopped)
+    left = {trial["config_id"] for trial in plan["trials"]} - finished_trials(plan, run_dir)
+    if unfinished := len(left) + undecided(plan):
+        if options.deadline is None or time.monotonic() < options.deadline or not any(run_dir.glob("ledger/*.parquet")):
+            raise Interrupted(stopped)
+        told = f"The time is up with {unfinished} trials unfinished; go on with: {how_to_resume}"
+        print(told, file=sys.stderr)
     return _report(run_dir)
 
 
@@ -179,7 +188,7 @@ def _run_trials(
     from raymix.evaluation.pool import RolloutPool
     from raymix.packing.broker import start_broker
     from raymix.packing.sharing import SearchPlaces
-    from raymix.progress import Progress
+    from raymix.progress import Progress, last_line
     from raymix.search.scheduler import HalvingScheduler, RankAt, ladders_in
     from raymix.search.searcher import Studies, StudySearcher
     from raymix.trainable import Member
@@ -187,9 +196,8 @@ def _run_trials(
     attempts = [int(path.name.removeprefix("attempt-")) for path in (run_dir / "trials").glob("attempt-*")]
     attempt = 1 + max(attempts, default=0)
     unique = f"{run_dir.name}-{attempt}"
-    store = ReplayStore.create(f"raymix-store-{unique}")
-    for dataset in dict.fromkeys(trial["dataset"] for trial in [*missing, *plan.get("studies", ())]):
-        store.add(datasets[dataset])
+    needed = dict.fromkeys(trial["dataset"] for trial in [*missing, *plan.get("studies", ())])
+    store = ReplayStore.create(datasets[name] for name in needed)
     pool = RolloutPool.create(f"raymix-rollouts-{unique}", size=max(1, cluster.cpus // 4))
     broker_name = f"raymix-broker-{unique}"
     broker = start_broker(broker_name)  # lives for as long as it is held here
@@ -227,15 +235,16 @@ def _run_trials(
     ]
     done_before = sorted(labels.keys() - {trial["config_id"] for trial in missing})
     progress = Progress(labels, done_before, header, options.quiet, total)
+    trainable = tune.with_parameters(Member, store=store)
     tuner = tune.Tuner(
-        tune.with_resources(Member, lambda config: resources_per_trial(config["job"], cpus, gpus)),
+        tune.with_resources(trainable, lambda config: resources_per_trial(config["job"], cpus, gpus)),
         param_space={
             **space,
             "broker": broker_name,
             "cpus_per_pack": cpus,
-            "store": store.name,
             "rollouts": pool.name,
             "rollout_actors": pool.size,
+            "environment_patience_s": options.environment_patience_s,
         },
         tune_config=tune.TuneConfig(
             scheduler=HalvingScheduler(ladders, RankAt(plan), at_once) if ladders else None,
@@ -244,6 +253,7 @@ def _run_trials(
             reuse_actors=True,  # a process start costs seconds, a reset none
             trial_name_creator=trial_folder,
             trial_dirname_creator=trial_folder,
+            time_budget_s=None if options.deadline is None else max(1.0, options.deadline - time.monotonic()),
         ),
         run_config=tune.RunConfig(
             name=f"attempt-{attempt}",
@@ -260,7 +270,7 @@ def _run_trials(
         progress.stop()
         del broker
     return [
-        f"The trial {labels[result.config['job']['config_id']]} failed: {str(result.error).strip().splitlines()[-1]}"
+        f"The trial {labels[result.config['job']['config_id']]} failed: {last_line(result.error)}"
         for result in (results[index] for index in range(len(results)))
         if result.error is not None and result.config is not None
     ]

@@ -6,7 +6,9 @@ import argparse
 import dataclasses
 import json
 import math
+import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from raymix.types import Interrupted, SweepFailed, UsageError
 
 def main(*specs: SweepSpec, arguments: list[str] | None = None) -> None:
     """Parse the command line, run the sweep, print its table. Exits with 0, 1 (failed, stopped) or 2 (bad usage)."""
+    started = time.monotonic()
     module = sys.modules["__main__"]
     name = Path(getattr(module, "__file__", None) or "sweep").stem
     options = parser(specs, name, module.__doc__).parse_args(arguments)
@@ -40,6 +43,8 @@ def main(*specs: SweepSpec, arguments: list[str] | None = None) -> None:
             quiet=options.json,
             dashboard=not options.no_dashboard,
             capture="eager" if options.eager else "auto",
+            environment_patience_s=options.environment_patience,
+            deadline=None if options.time_budget is None else started + options.time_budget,
         )
         if options.resume:
             report = resume(options.resume, name, how)
@@ -79,6 +84,19 @@ def parser(specs: Sequence[SweepSpec], name: str, description: str | None) -> ar
     add("--storage", metavar="DIR", help=f"folder that holds the runs (default: {DEFAULT_STORAGE})")
     add("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, or HOST:PORT")
     add("--resume", metavar="DIR", help="go on with the run in this folder")
+    add(
+        "--time-budget",
+        type=seconds,
+        metavar="TIME",
+        help="end after so long, such as 90s, 45m or 8h, with a report of what there is and how to go on",
+    )
+    add(
+        "--environment-patience",
+        type=seconds,
+        default="2m",
+        metavar="TIME",
+        help="an environment that makes no step for so long is taken to hang, and started anew (default: %(default)s)",
+    )
     add("--dry-run", action="store_true", help="print the trials and their expected cost, and stop")
     add("--yes", action="store_true", help=f"run more than {MOST_TRIALS:,} trials")
     add("--smoke", action="store_true", help="the same path in a minute or two: few configurations, few steps")
@@ -86,6 +104,14 @@ def parser(specs: Sequence[SweepSpec], name: str, description: str | None) -> ar
     add("--no-dashboard", action="store_true", help="do not start Ray's dashboard")
     add("--json", action="store_true", help="print the result as JSON and nothing else")
     return result
+
+
+def seconds(text: str) -> float:
+    """`90s`, `45m`, `1.5h` in seconds; for `argparse`."""
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)([smh])", text)
+    if match is None or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"takes a time such as 90s, 45m or 8h, not {text!r}")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def adjusted(spec: SweepSpec, options: argparse.Namespace) -> SweepSpec:

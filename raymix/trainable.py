@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray
 from ray import tune
 
 from raymix import checkpoint
-from raymix.data.store import ReplayStore
 from raymix.evaluation.pool import RolloutPool
 from raymix.job import (
     Job,
@@ -34,22 +32,24 @@ from raymix.packing.seat import Seat, place_of
 
 if TYPE_CHECKING:
     from raymix.checkpoint import Checkpoint
+    from raymix.data.store import ReplayStore
     from raymix.packing.boundary import Boundary
 
 
 class Member(tune.Trainable):
     """A configuration's seeds as an ordinary Tune trial.
 
-    Its Tune config is plain data: `job` (a `Job`), `broker`, `store` and `rollouts` (names of the packs' broker, the
-    replay store and the rollout pool), `rollout_actors` and `cpus_per_pack`. `step` returns chunk i with chunk i's own
-    scores, while the pack trains chunk i + 1; so a checkpoint holds the state of the chunk that was reported last, not
-    the newest one. Results are in the ledger before Tune sees them.
+    Its Tune config is plain data: `job` (a `Job`), `broker` and `rollouts` (names of the packs' broker and of the
+    rollout pool), `rollout_actors`, `environment_patience_s` and `cpus_per_pack`. `step` returns chunk i with chunk i's
+    own scores, while the pack trains chunk i + 1; so a checkpoint holds the state of the chunk that was reported last,
+    not the newest one. Results are in the ledger before Tune sees them.
     """
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], store: ReplayStore) -> None:  # type: ignore[override]
+        """`store` comes by `tune.with_parameters`, which also adds it where `reset_config` calls this."""
         self.job = Job(**config["job"])
-        self._config = config
-        self._spec = ReplayStore.connect(config["store"]).spec(self.job.dataset)
+        self._config, self._store = config, store
+        self._spec = store.spec(self.job.dataset)
         self._pool = RolloutPool.connect(config["rollouts"], config["rollout_actors"])
         self._ledger = open_ledger(self.job)
         self._seat: Seat | None = None
@@ -71,7 +71,7 @@ class Member(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Tune reuses the process for another trial."""
         self._give_up_seat()
-        self.setup(new_config)
+        self.setup(new_config)  # type: ignore[call-arg]
         return True
 
     def step(self) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class Member(tune.Trainable):
     def _sit_down(self) -> Seat:
         self._started, self._spent = time.perf_counter(), {"training": 0.0, "evaluation": 0.0}
         place = place_of(self._config["cpus_per_pack"])
-        return Seat(self._config["broker"], self._config["store"], self.job, place, self._start)
+        return Seat(self._config["broker"], self._store, self.job, place, self._start)
 
     def _give_up_seat(self) -> None:
         if self._seat is not None:
@@ -158,5 +158,7 @@ class Member(tune.Trainable):
             return {}
         live = live_seats(boundary)
         policies = [boundary.policies[seat] for seat in live]
-        pending = self._pool.submit(policies, self.job.episodes, offset=int(self.job.config_id, 16))
-        return dict(zip(live, ray.get(pending)))
+        offset = int(self.job.config_id, 16)
+        played, notices = self._pool.play(policies, self.job.episodes, offset, self._config["environment_patience_s"])
+        self._notices += notices
+        return dict(zip(live, played))

@@ -112,13 +112,26 @@ def test_no_code_named_by_a_data_set_is_run(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     for name in ("made-up-v0", "os:made-up-v0"):
         evil = json.dumps({"id": name, "entry_point": "os:system", "kwargs": {"command": f"touch {mark}"}})
-        with pytest.raises(UsageError, match=r"is not registered; .*import the package that registers it"):
+        with pytest.raises(UsageError, match=r"is not registered; .* and what the modules register that"):
             build_environment(evil)
     environment = build_environment(description(entry_point="os:system", kwargs={"length": 4, "render_mode": "human"}))
     assert isinstance(environment.unwrapped, Walk) and environment.unwrapped.length == 4
     with pytest.raises(UsageError, match=r"is wrapped in Sneaky, .*choose another data set"):
         build_environment(description(additional_wrappers=[{"name": "Sneaky", "entry_point": "os:system"}]))
     assert not mark.exists()
+
+
+def test_the_users_own_modules_register_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_robot.py").write_text(
+        "import gymnasium\ngymnasium.register('Robot-v0', entry_point='gymnasium.envs.classic_control:PendulumEnv')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    robot = json.dumps({"id": "Robot-v0", "kwargs": {}, "max_episode_steps": 7})
+    monkeypatch.setenv("RAYMIX_ENVIRONMENTS", "no_such_module")
+    with pytest.raises(UsageError, match=r"'no_such_module' of \$RAYMIX_ENVIRONMENTS cannot be imported .* PYTHONPATH"):
+        build_environment(robot)
+    monkeypatch.setenv("RAYMIX_ENVIRONMENTS", "my_robot")
+    assert build_environment(robot).spec.max_episode_steps == 7
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 from pathlib import Path
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Loopback only; Ray reads it when imported.
@@ -40,13 +39,6 @@ def ray_here():
     ray.shutdown()
 
 
-@pytest.fixture
-def store(ray_here):
-    made = ReplayStore.create("store-under-test")
-    yield made
-    ray.kill(made._actor)
-
-
 def big(name: str, megabytes: int) -> Dataset:
     rows = megabytes * 2**20 // (64 * 4)
     first, last = np.arange(rows) == 0, np.arange(rows) == rows - 2
@@ -62,9 +54,10 @@ def big(name: str, megabytes: int) -> Dataset:
     return make_dataset(columns, name, action_low=[-1.0], action_high=[1.0])
 
 
-def test_columns_come_back_equal_read_only_and_shared(store: ReplayStore):
+def test_columns_come_back_equal_read_only_and_shared(ray_here: None):
     dataset = toy.chain()
-    assert store.add(dataset) == dataset.spec
+    store = ReplayStore.create([dataset])
+    assert store.spec(dataset.spec.name) == dataset.spec
     first, second = store.get(dataset.spec.name), store.get(dataset.spec.name)
     assert first.spec == dataset.spec
     for column in COLUMNS:
@@ -80,10 +73,9 @@ def test_columns_come_back_equal_read_only_and_shared(store: ReplayStore):
     assert first.columns.digest() == dataset.spec.hash
 
 
-def test_reading_costs_a_process_no_memory_of_its_own(store: ReplayStore):
+def test_reading_costs_a_process_no_memory_of_its_own(ray_here: None):
     dataset = big("toy/big-v0", 40)
-    store.add(toy.chain())
-    store.add(dataset)
+    store = ReplayStore.create([toy.chain(), dataset])
 
     @ray.remote(num_cpus=0)
     def growth(given: ReplayStore) -> tuple[int, float]:
@@ -102,66 +94,58 @@ def test_reading_costs_a_process_no_memory_of_its_own(store: ReplayStore):
     assert grown < 4 * 2**20
 
 
-def test_data_outlive_the_process_that_added_them(store: ReplayStore):
-    @ray.remote(num_cpus=0, max_restarts=0)
+def test_data_outlive_the_processes_that_read_them(ray_here: None):
+    store = ReplayStore.create([toy.two_modes()])
+    columns = store.get("toy/two-modes-v0").columns
+
+    @ray.remote(num_cpus=0)
     class Trial:
-        def add(self) -> str:
-            return ReplayStore.connect("store-under-test").add(toy.two_modes()).name
+        def give(self) -> ReplayStore:
+            return self.store
 
-    trial = Trial.remote()
-    name = ray.get(trial.add.remote())
-    ray.kill(trial)
-    assert store.names() == [name]
-    assert store.get(name).columns.digest() == toy.two_modes().spec.hash
+        def take(self, store: ReplayStore) -> str:
+            self.store = store
+            return store.get("toy/two-modes-v0").columns.digest()
 
-
-def test_a_pickled_store_connects_by_name(store: ReplayStore):
-    store.add(toy.chain())
-    again = pickle.loads(pickle.dumps(store))
-    assert again.names() == ["toy/chain-v0"]
-    assert b"ActorID" not in pickle.dumps(store)
-
-
-def test_adding_twice_changes_nothing_and_other_contents_are_refused(store: ReplayStore):
-    spec = store.add(toy.chain())
-    assert store.add(toy.chain()) == spec
-    with pytest.raises(UsageError, match="other data under the name toy/chain-v0"):
-        store.add(toy.chain(seed=1))
-    assert store.names() == ["toy/chain-v0"]
+    first, second = Trial.remote(), Trial.remote()
+    assert ray.get(first.take.remote(store)) == toy.two_modes().spec.hash
+    handed_on = ray.get(first.give.remote())
+    ray.kill(first)
+    assert ray.get(second.take.remote(handed_on)) == toy.two_modes().spec.hash
+    again = store.get("toy/two-modes-v0").columns
+    assert again.observations.ctypes.data == columns.observations.ctypes.data
 
 
-def test_a_data_set_that_does_not_fit_is_refused_before_the_put(store: ReplayStore):
+def test_a_data_set_that_does_not_fit_is_refused_before_the_put(ray_here: None):
     with pytest.raises(UsageError, match=r"object_store_memory=\d+"):
-        store.add(big("toy/too-big-v0", 100))
-    assert store.names() == []
-    store.add(toy.chain())
-    assert store.names() == ["toy/chain-v0"]
+        ReplayStore.create([toy.chain(), big("toy/too-big-v0", 170)])
+    assert ReplayStore.create([toy.chain(), big("toy/fits-v0", 120)]).names() == ["toy/chain-v0", "toy/fits-v0"]
 
 
 def test_what_does_not_fit_is_read_from_its_file(
-    store: ReplayStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAYMIX_DATASETS_PATH", str(tmp_path))
-    library.save(big("own/too-big", 100))
+    library.save(big("own/too-big", 170))
     mapped = dataclasses.replace(library.load("own/too-big"))
     named = dataclasses.replace(mapped, spec=dataclasses.replace(mapped.spec, name="own/other-name"))
-    store.add(named)
+    free = ray.available_resources()["object_store_memory"]
+    store = ReplayStore.create([named])
+    assert ray.available_resources()["object_store_memory"] > free - 2**20
 
     @ray.remote(num_cpus=0)
-    def read(name: str) -> tuple[str, bool, float, str]:
-        dataset = ReplayStore.connect("store-under-test").get(name)
+    def read(store: ReplayStore, name: str) -> tuple[str, bool, float, str]:
+        dataset = store.get(name)
         columns = dataset.columns
         return dataset.spec.name, columns.observations.flags.writeable, float(columns.rewards[0]), columns.digest()
 
-    assert ray.get(read.remote("own/other-name")) == ("own/other-name", False, 1.0, mapped.spec.hash)
-    assert ray.get(store._actor.held.remote())[1] == 0
+    assert ray.get(read.remote(store, "own/other-name")) == ("own/other-name", False, 1.0, mapped.spec.hash)
 
 
-def test_a_write_to_shared_columns_is_found_and_named(store: ReplayStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_to_shared_columns_is_found_and_named(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that changes its batch is harmless, one that changes the replay's tensors is not."""
     monkeypatch.setenv("RAYMIX_DEBUG", "1")
-    store.add(tiny_dataset())
-    dataset = store.get("tests/tiny-v0")
+    dataset = ReplayStore.create([tiny_dataset()]).get("tests/tiny-v0")
     config = small_config(find("bc"))
     pack = LocalPack("bc", config, [0], dataset, 2, capture="eager")
     pack.advance()
@@ -173,10 +157,6 @@ def test_a_write_to_shared_columns_is_found_and_named(store: ReplayStore, monkey
     assert guard(dataset) is None
 
 
-def test_unknown_names_are_refused(store: ReplayStore):
-    with pytest.raises(UsageError, match="no replay store named 'nowhere'"):
-        ReplayStore.connect("nowhere")
-    with pytest.raises(UsageError, match="exists already"):
-        ReplayStore.create("store-under-test")
-    with pytest.raises(UsageError, match="holds no data set 'toy/none-v0'"):
-        store.get("toy/none-v0")
+def test_unknown_names_are_refused(ray_here: None):
+    with pytest.raises(UsageError, match="holds no data set 'toy/none-v0', only \\['toy/chain-v0'\\]"):
+        ReplayStore.create([toy.chain()]).get("toy/none-v0")

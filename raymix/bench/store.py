@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ import torch
 from raymix.bench import machine
 from raymix.data.columns import make_dataset
 from raymix.types import Columns, Dataset
+
+if TYPE_CHECKING:
+    from raymix.data.store import ReplayStore
 
 NAME = "bench/store-v0"
 _WIDTH = 56
@@ -25,16 +28,13 @@ _BATCH, _BATCHES = 256, 400
 class _Reader:
     """A process of its own that reads the store."""
 
-    def __init__(self, store: str) -> None:
-        from raymix.data.store import ReplayStore
-
-        self._store = ReplayStore.connect(store)
+    def __init__(self) -> None:
         self._held: Dataset | None = None
 
-    def read(self, name: str) -> float:
-        """Hold a data set and touch all of it; the seconds that getting it took."""
+    def read(self, store: ReplayStore, name: str) -> float:
+        """Hold a data set of a store and touch all of it; the seconds that getting it took."""
         started = time.perf_counter()
-        self._held = self._store.get(name)
+        self._held = store.get(name)
         seconds = time.perf_counter() - started
         for values in vars(self._held.columns).values():
             values.max()
@@ -77,20 +77,19 @@ def measure(
     dataset = _dataset(megabytes)
     copying = _copy_seconds(dataset)
     with connected(dashboard=False):
-        store = ReplayStore.create("bench-store")
         small = toy.two_modes()
-        store.add(small)
+        first = ReplayStore.create([small])
         kind: Any = ray.remote(_Reader).options(num_cpus=0)
-        readers = [kind.remote(store.name) for _ in range(processes)]
-        ray.get([reader.read.remote(small.spec.name) for reader in readers])
+        readers = [kind.remote() for _ in range(processes)]
+        ray.get([reader.read.remote(first, small.spec.name) for reader in readers])
         started = time.perf_counter()
-        store.add(dataset)
+        store = ReplayStore.create([dataset])
         putting = time.perf_counter() - started
         progress(f"{megabytes} MB put in {putting:.2f} s")
         totals = [machine.total_pss(os.getpid())]
         getting = []
         for reader in readers:
-            getting.append(ray.get(reader.read.remote(NAME)))
+            getting.append(ray.get(reader.read.remote(store, NAME)))
             totals.append(machine.total_pss(os.getpid()))
             progress(f"{len(getting)} processes read it: {totals[-1] / 1e6:,.0f} MB PSS in all")
         shared, private = (statistics.median(part) for part in ray.get(readers[0].gather.remote(repeats)))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import io
 import json
+import os
 from typing import Any
 
 import gymnasium
@@ -16,6 +18,9 @@ from raymix.types import UsageError
 
 MAX_STEPS = 100_000
 """An episode longer than this is an environment that never ends; it would stop a whole sweep without a word."""
+
+OWN = "RAYMIX_ENVIRONMENTS"
+"""Names, separated by commas, of modules that register environments when they are imported."""
 
 _MOST_KEPT = 4
 _kept: dict[str, list[gymnasium.Env]] = {}
@@ -36,13 +41,15 @@ def build_environment(description: str) -> gymnasium.Env:
     """
     name, kwargs, limit, rule = _parse(description)
     if name not in gymnasium.registry:
+        _import_own()
+    if name not in gymnasium.registry:
         # gymnasium-robotics prints a notice about the unrelated Adroit environments to stderr when imported.
         with contextlib.redirect_stderr(io.StringIO()):
             import gymnasium_robotics  # noqa: F401  (registers its environments)
     if name not in gymnasium.registry:
         raise UsageError(
-            f"the environment {name!r} is not registered; raymix plays those of Gymnasium, of gymnasium-robotics and of"
-            " raymix/envs/__init__.py: import the package that registers it there"
+            f"the environment {name!r} is not registered; raymix plays those of Gymnasium, of gymnasium-robotics, its"
+            f" own, and what the modules register that ${OWN} names: {OWN}=my_robot.environments"
         )
     registered = copy.deepcopy(gymnasium.registry[name])
     registered.kwargs.update({key: value for key, value in kwargs.items() if key != "render_mode"})
@@ -57,6 +64,18 @@ def build_environment(description: str) -> gymnasium.Env:
             f"the environment {name!r} cannot be built with {kwargs} ({_one_line(error)}); install what it needs, or"
             " choose another data set"
         ) from error
+
+
+def _import_own() -> None:
+    """Import the user's modules that register environments; the user names them, never a data set."""
+    for module in filter(None, os.environ.get(OWN, "").split(",")):
+        try:
+            importlib.import_module(module.strip())
+        except Exception as error:  # whatever somebody's module raises
+            raise UsageError(
+                f"the module {module.strip()!r} of ${OWN} cannot be imported ({_one_line(error)}); install it, or put"
+                " its folder into PYTHONPATH"
+            ) from error
 
 
 def _parse(description: str) -> tuple[str, dict[str, Any], int | None, str | None]:

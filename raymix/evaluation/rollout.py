@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import gymnasium
@@ -61,12 +62,15 @@ def _description(spec: Spec) -> str:
     return spec.environment
 
 
-def evaluate(policy: Policy, episodes: int) -> Evaluation:
+def evaluate(policy: Policy, episodes: int, on_step: Callable[[], None] = lambda: None) -> Evaluation:
     """Play `episodes` episodes; the first k of them are those of an evaluation of k.
+
+    `on_step` is called after every step of all environments.
 
     Raises:
         UsageError: there is no environment, or it cannot be built.
-        RuntimeError: the environment returns a non-finite reward, or an episode does not end within `MAX_STEPS`.
+        RuntimeError: the environment returns a non-finite observation or reward, or an episode does not end within
+            `MAX_STEPS`.
     """
     spec, description = policy.spec, _description(policy.spec)
     name = json.loads(description)["id"]
@@ -96,8 +100,13 @@ def evaluate(policy: Policy, episodes: int) -> Evaluation:
                 reward = float(reward)
                 if not math.isfinite(reward):
                     raise RuntimeError(f"environment {name} returned the reward {reward} in episode {first + lane}")
+                if not np.isfinite(observations[lane]).all():
+                    raise RuntimeError(
+                        f"environment {name} returned a non-finite observation in episode {first + lane}"
+                    )
                 returns[first + lane] += reward
                 lengths[first + lane] += 1
                 if terminated or truncated:
                     playing.remove(lane)
+            on_step()
     return Evaluation(returns, lengths)

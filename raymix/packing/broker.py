@@ -93,7 +93,13 @@ class Broker:
 
 
 def start_broker(name: str) -> Any:
-    """Make a sweep's broker; it ends with the driver, and its packs with it."""
-    broker: Any = ray.remote(Broker).options(name=name, num_cpus=0).remote()
+    """Make a sweep's broker; it ends with the driver, and its packs with it.
+
+    If it dies, its packs die with it, it is made anew, and the trials ask it for seats as after any pack's death. It is
+    on the driver's node, so that it is not lost with another.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    kind: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Broker)
+    broker = kind.options(name=name, scheduling_strategy=here).remote()
     ray.get(broker.occupancy.remote())
     return broker

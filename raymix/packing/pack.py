@@ -16,6 +16,7 @@ from raymix.job import Job
 
 if TYPE_CHECKING:
     from raymix.checkpoint import Checkpoint
+    from raymix.data.store import ReplayStore
     from raymix.packing.boundary import Boundary
     from raymix.packing.seating import Seating
 
@@ -53,7 +54,7 @@ class Pack:
         self._thread = threading.Thread(target=self._run, name="training", daemon=True)
         self._thread.start()
 
-    def join(self, ticket: str, job: dict[str, Any], store: str, start: Checkpoint | None) -> None:
+    def join(self, ticket: str, job: dict[str, Any], store: ReplayStore, start: Checkpoint | None) -> None:
         """Let a trial in under a name of its own; the first of another structure opens a new program."""
         self._order(lambda: self._join(ticket, Job(**job), store, start))
 
@@ -87,7 +88,7 @@ class Pack:
             self._orders.append(order)
             self._changed.notify_all()
 
-    def _join(self, ticket: str, job: Job, store: str, start: Checkpoint | None) -> None:
+    def _join(self, ticket: str, job: Job, store: ReplayStore, start: Checkpoint | None) -> None:
         from raymix.algorithms import base
 
         try:
@@ -103,17 +104,16 @@ class Pack:
         if self._seating is not None:
             self._seating.leave(ticket)
 
-    def _open(self, job: Job, config: Any, store: str) -> None:
+    def _open(self, job: Job, config: Any, store: ReplayStore) -> None:
         """Make room for another structure; the broker does this only when everybody has left."""
         import torch
 
-        from raymix.data.store import ReplayStore
         from raymix.packing.seating import Seating
 
         torch.set_num_threads(self._threads)
         torch._dynamo.reset()  # drops the programs of the last structure
         self._seating = None
-        dataset = ReplayStore.connect(store).get(job.dataset)
+        dataset = store.get(job.dataset)
         self._seating = Seating(job.algorithm, config, dataset, job.widths, job.device, job.capture, job.held_out)
         self._key = job.pack
 

@@ -14,6 +14,7 @@ from raymix.packing.pack import PackFailed, Place
 
 if TYPE_CHECKING:
     from raymix.checkpoint import Checkpoint
+    from raymix.data.store import ReplayStore
     from raymix.packing.boundary import Boundary
 
 PATIENCE_S = 5.0
@@ -25,7 +26,7 @@ MOST_LOSSES = 3
 class Seat:
     """A trial's seats in a pack, one per seed: `take` its reports in order, then `leave`."""
 
-    def __init__(self, broker: str, store: str, job: Job, place: Place, start: Checkpoint | None) -> None:
+    def __init__(self, broker: str, store: ReplayStore, job: Job, place: Place, start: Checkpoint | None) -> None:
         """Takes seats at the beginning, or at a checkpoint."""
         self._broker, self._store, self._job, self._place, self._start = ray.get_actor(broker), store, job, place, start
         self._losses = 0

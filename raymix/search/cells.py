@@ -147,8 +147,9 @@ def all_cells(specs: Sequence[SweepSpec]) -> list[Cell]:
     """
     cells: list[Cell] = []
     for spec in specs:
+        before = list(cells)
         for cell in cells_of(spec):
-            for other in cells:
+            for other in before:
                 searched = cell.space.keys() | other.space.keys()
                 one, two = ({n: v for n, v in each.config.items() if n not in searched} for each in (cell, other))
                 if (cell.algorithm, cell.dataset, one) == (other.algorithm, other.dataset, two):
