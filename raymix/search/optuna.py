@@ -54,8 +54,8 @@ class Optuna:
     points: tuple[Mapping[str, Any], ...] = ()
     """What each study tries first, such as ({"beta": 2.0},); the sampler adds the fields that a point leaves out."""
     warm_start: tuple[str, ...] = ()
-    """Folders of earlier runs. Their finished configurations are told to the studies that they belong to: the same
-    algorithm, data, seeds' statistic, and hyperparameters apart from the searched ones."""
+    """Folders of earlier runs. Each study is told of those of their finished configurations that could be its own
+    trials: the same algorithm, data, and hyperparameters apart from the searched ones. It may try these again."""
     at_once: int | None = None
     """The most trials that train at once; None: as many as there is room for. With one at a time, each decision knows
     all results before it, and the same sweep decides alike every time."""
