@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import raymix
-from raymix import data_command
+from raymix import data_command, jobs_command
 from raymix.types import Interrupted, SweepFailed, UsageError
 
 
@@ -213,6 +213,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", metavar="FILE.pt", help="default: exported/best.pt in the run's folder")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=export)
+
+    jobs_command.add_to(commands)
     return result
 
 

@@ -34,6 +34,7 @@ _LOCAL_SETTINGS = {
 
 # Run by an interpreter of its own: ray.init waits 80 s for a GCS that does not answer, in C++, and then leaves the
 # process. It keeps to itself why it was refused (no token, another service's port), which the client tells at once.
+# The actor finds out what ray.init does not: a cluster without tokens ends the actors of drivers that ask for one.
 _PROBE = """
 import sys
 import ray
@@ -41,11 +42,16 @@ try:
     if sys.argv[1] != "auto":
         ray._raylet.GcsClient(address=sys.argv[1])
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+    print("connected", flush=True)
+    ray.get(ray.remote(num_cpus=0)(type("Probe", (), {"answer": lambda self: 0})).remote().answer.remote())
 except Exception as problem:
     print(str(problem).splitlines()[0].split(". ")[0])
     sys.exit(1)
 """
 _PROBE_S = 15.0
+"""For an answer as Ray."""
+_ACTOR_S = 60.0
+"""For a first process on the cluster."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,6 @@ def connected(address: str | None = None, dashboard: bool = True) -> Iterator[Cl
         os.environ.pop("RAY_ADDRESS", None)
     else:
         _require_listener(address)
-        if _has_token():
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does; ray.init does it for 'auto' only
     import ray
 
     if address is None and os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0":
@@ -95,8 +99,9 @@ def connected(address: str | None = None, dashboard: bool = True) -> Iterator[Cl
         _require_ray(address)
         # The sweep's file may have imported Ray, which read RAY_AUTH_MODE. tests/test_connection.py holds it to this.
         ray._raylet.Config.initialize("")  # type: ignore[attr-defined]  # compiled, without stubs
-        # Processes on other nodes do not inherit what this one was started with.
-        kept = {name: os.environ[name] for name in (OWN,) if name in os.environ}
+        # Processes on other nodes do not inherit what this one was started with; a Ray job's do.
+        in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        kept = {name: os.environ[name] for name in (OWN,) if name in os.environ and not in_job}
         context = ray.init(
             address=address,
             log_to_driver=False,
@@ -145,21 +150,46 @@ def _require_listener(address: str) -> None:
 
 
 def _require_ray(address: str) -> None:
-    """Find out in a process that can be ended whether a Ray answers at `address`."""
+    """Find out in processes that can be ended whether a Ray answers at `address`, with tokens or without.
+
+    `ray start` asks for a token where it finds one on its machine; so does ray.init for 'auto' only.
+    """
+    modes = ["token", "disabled"] if "RAY_AUTH_MODE" not in os.environ and _has_token() else [None]
+    reasons = []
+    for mode in modes:
+        reason = _problem_with(address, mode)
+        if reason is None:
+            if mode is not None:
+                os.environ["RAY_AUTH_MODE"] = mode
+            return
+        reasons.append(reason)
+    raise _no_cluster(address, reasons[0])
+
+
+def _problem_with(address: str, mode: str | None) -> str | None:
+    """Why no Ray can be used at `address` in a mode of authentication; None where one can."""
+    probe = subprocess.Popen(
+        [sys.executable, "-P", "-c", _PROBE, address],  # -P: no module of the current folder comes in
+        env={**os.environ, **({"RAY_AUTH_MODE": mode} if mode else {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     try:
-        probe = subprocess.run(
-            [sys.executable, "-P", "-c", _PROBE, address],  # -P: no module of the current folder comes in
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            timeout=_PROBE_S,
-        )
-    except subprocess.TimeoutExpired as problem:
-        raise _no_cluster(address, f"nothing there answered as Ray within {_PROBE_S:g} s") from problem
-    if probe.returncode:
-        reason = (probe.stdout.strip().splitlines() or [f"Ray ended with exit code {probe.returncode}"])[-1]
-        raise _no_cluster(address, reason)
+        try:
+            output, _ = probe.communicate(timeout=_PROBE_S)
+        except subprocess.TimeoutExpired as late:
+            if b"connected" not in (late.stdout or b""):
+                return f"nothing there answered as Ray within {_PROBE_S:g} s"
+            output, _ = probe.communicate(timeout=_ACTOR_S)
+    except subprocess.TimeoutExpired:
+        return f"it started no process within {_ACTOR_S:g} s"
+    finally:
+        probe.kill()
+    if probe.returncode == 0:
+        return None
+    return (output.strip().splitlines() or [f"Ray ended with exit code {probe.returncode}"])[-1]
 
 
 def _no_cluster(address: str, reason: str) -> UsageError:

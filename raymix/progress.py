@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -75,6 +76,8 @@ class Progress(Callback):
         self._labels = labels
         self._screen: _Screen | None = None
         self._live: Live | None = None
+        self.failed: dict[str, str] = {}
+        """Trials that Tune has given up, by configuration id, with the last line of their errors."""
         if quiet:
             return
         # Where nobody watches, lines stay whole for whoever reads the log.
@@ -91,7 +94,7 @@ class Progress(Callback):
             console.print(self._screen.header)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_screen": None, "_live": None, "_labels": {}}
+        return {"_screen": None, "_live": None, "_labels": {}, "failed": {}}
 
     def stop(self) -> None:
         """Leave the last state on the screen."""
@@ -134,10 +137,11 @@ class Progress(Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if self._screen is not None:
             label = self._screen.lines[trial.config["job"]["config_id"]].label
-            self._tell(f"The trial {label} goes on from its last report after this: {last_line(trial.get_error())}")
+            self._tell(f"The trial {label} goes on from its last report after this: {last_error(trial)}")
         self._update(trial, status="starting", phase="")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.failed[trial.config["job"]["config_id"]] = last_error(trial)
         self._update(trial, status="failed")
 
     def _line(self, trial: Any) -> _Line:
@@ -160,9 +164,12 @@ class Progress(Callback):
                 setattr(line, name, value)
 
 
-def last_line(error: Any) -> str:
-    """What a trial's error says, without its traceback."""
-    return (str(error).strip().splitlines() or ["its process ended"])[-1]
+def last_error(trial: Any) -> str:
+    """What a trial's last error says, without its traceback; from Tune's local file, as the storage may be full."""
+    try:
+        return Path(trial.error_file).read_text().strip().splitlines()[-1]
+    except (OSError, TypeError, IndexError):
+        return "its process ended"
 
 
 def duration(seconds: float) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -188,7 +190,7 @@ def _run_trials(
     from raymix.evaluation.pool import RolloutPool
     from raymix.packing.broker import start_broker
     from raymix.packing.sharing import SearchPlaces
-    from raymix.progress import Progress, last_line
+    from raymix.progress import Progress
     from raymix.search.scheduler import HalvingScheduler, RankAt, ladders_in
     from raymix.search.searcher import Studies, StudySearcher
     from raymix.trainable import Member
@@ -264,15 +266,23 @@ def _run_trials(
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=True),
         ),
     )
+    # Tune logs every failure with its traceback, across the table on the screen; they are in the trials' error.txt.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    full = []
     try:
-        results = tuner.fit()
+        tuner.fit()
+    except Exception:
+        if shutil.disk_usage(run_dir).free > 2**20:
+            raise
+        # Tune cannot read then what it could not write before.
+        full = [f"No space left on device: the disk of {run_dir} is full; make room on it."]
     finally:
         progress.stop()
         del broker
-    return [
-        f"The trial {labels[result.config['job']['config_id']]} failed: {last_line(result.error)}"
-        for result in (results[index] for index in range(len(results)))
-        if result.error is not None and result.config is not None
+    folder = run_dir / "trials" / f"attempt-{attempt}"
+    return full + [
+        f"The trial {labels[config_id]} failed: {problem} (in full: {folder / config_id / 'error.txt'})"
+        for config_id, problem in progress.failed.items()
     ]
 
 

@@ -113,9 +113,8 @@ class Round:
         """The driver's exit status; no process of the sweep is left."""
         output, errors = self.driver.process.communicate(timeout=OUTPUT_S)
         self.output += output + errors
-        alive = psutil.wait_procs(self.families, timeout=60)[1]
-        left = [process for process in alive if not any(agent in title(process) for agent in AGENTS)]
-        names = [title(process) for process in left]
+        own = [process for process in self.families if not any(agent in title(process) for agent in AGENTS)]
+        names = [title(process) for process in psutil.wait_procs(own, timeout=60)[1]]
         self.driver.clean_up()
         assert not [name for name in names if name], f"processes were left: {names}"
         return self.driver.process.returncode
@@ -261,6 +260,7 @@ def prepared(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def three_nodes() -> Iterator[Any]:
     """A head with one core and two workers with one each, all on this machine."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on loopback; read by Ray when it is imported
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 1, "include_dashboard": False}
@@ -338,6 +338,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what happens when (default: %(default)s)")
     parser.add_argument("--log", type=Path, default=Path("faults.txt"), help="a line per round (default: %(default)s)")
     options = parser.parse_args()
+    # A shell starts what it puts in the background with SIGINT ignored, and the sweeps would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="raymix-faults-") as text, options.log.open("w") as log:
         root = Path(text)

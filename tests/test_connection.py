@@ -26,7 +26,8 @@ from raymix.cluster import connected
 from raymix.types import UsageError
 try:
     with connected(*sys.argv[1:], dashboard=False) as found:
-        print(found.cpus, found.gpus, found.elastic, ray.get(ray.remote(lambda: 6 * 7).remote()))
+        actor = ray.remote(num_cpus=0)(type("Six", (), {"times": lambda self, by: 6 * by})).remote()
+        print(found.cpus, found.gpus, found.elastic, ray.get(actor.times.remote(7)))
 except UsageError as problem:
     print(problem)
 """
@@ -68,9 +69,9 @@ def home() -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module")
-def head(home: Path) -> Iterator[str]:
-    """Address of a head node that `ray start` made."""
+@pytest.fixture(scope="module", params=["token", "disabled"])
+def head(home: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Address of a head node that `ray start` made, which asks for the token or for none."""
     address = f"127.0.0.1:{free_port()}"
     port = address.rpartition(":")[2]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
@@ -78,7 +79,7 @@ def head(home: Path) -> Iterator[str]:
     options = ["--num-cpus=3", "--include-dashboard=false", f"--ray-client-server-port={free_port()}"]
     node = subprocess.Popen(
         [*command, *options, "--object-store-memory=80000000"],
-        env=environment(home),
+        env={**environment(home), "RAY_AUTH_MODE": request.param},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -105,7 +106,7 @@ def head(home: Path) -> Iterator[str]:
             node.stdout.close()
 
 
-def test_a_running_cluster_is_used_with_its_token(head: str, home: Path) -> None:
+def test_a_running_cluster_is_used_with_its_token_or_without(head: str, home: Path) -> None:
     assert said_by_driver(home, head).split() == ["3", "0", "True", "42"]
 
 
@@ -114,6 +115,7 @@ def test_without_an_address_the_cluster_next_door_is_left_alone(head: str, home:
     assert said_by_driver(home).split() == [str(cluster._usable_cpus()), "0", "False", "42"]
 
 
+@pytest.mark.parametrize("head", ["token"], indirect=True)
 def test_rays_own_reason_is_told(head: str, tmp_path: Path) -> None:
     said = said_by_driver(tmp_path, head)
     assert head in said and "token" in said

@@ -54,6 +54,8 @@ class Driver:
         command += [] if dashboard else ["--no-dashboard"]
         # What other tests set for the Ray in this process must not help the sweep's own.
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
+        if "--address" in options:  # a cluster that tests started, on loopback
+            environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         self.process = subprocess.Popen(
             [*command, *options],
             env=environment,
