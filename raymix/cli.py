@@ -187,6 +187,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--embeddings", action="store_true", help="instead, figures of learned trajectory embeddings (lbrac_v)"
     )
+    command.add_argument(
+        "--optuna", metavar="FILE", help="instead, a search's studies as a journal that optuna-dashboard opens"
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=report)
 
@@ -500,8 +503,13 @@ def refuse_beside_resume(options: argparse.Namespace, *names: str) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """`raymix report DIR`."""
+    if options.embeddings and options.optuna:
+        raise UsageError("--embeddings and --optuna each write something else; ask for one of them")
     if options.embeddings:
         embeddings(options)
+        return
+    if options.optuna:
+        studies(options)
         return
     if any((len(options.folder) > 1, *(getattr(options, name) for name in WIDE))):
         wide_report(options)
@@ -594,6 +602,20 @@ def embeddings(options: argparse.Namespace) -> None:
         raise UsageError(f"embeddings are those of one run; give one folder, and no {named}")
     paths = write_embedding_figures(options.folder[0])
     print(json.dumps({"figures": paths}) if options.json else "\n".join(f"figure  {path}" for path in paths))
+
+
+def studies(options: argparse.Namespace) -> None:
+    """`raymix report DIR --optuna FILE`."""
+    from raymix.report.journal import write_journal
+
+    others = ("select", "metric", *WIDE)
+    if len(options.folder) > 1 or any(getattr(options, name) for name in others):
+        raise UsageError(
+            "studies are those of one run, by its own metric; give one folder, and beside --optuna only --json"
+        )
+    names = write_journal(options.folder[0], options.optuna)
+    told = {"journal": options.optuna, "studies": names}
+    print(json.dumps(told) if options.json else "\n".join(["studies", *names, f"journal  {options.optuna}"]))
 
 
 def show(result: Any, as_json: bool) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import raymix
 from raymix import checkpoint, ledger, snapshots
 from raymix.report import HELD_OUT
-from raymix.search.halving import rungs_of
+from raymix.search.halving import cohort_of, rungs_of
 from raymix.types import Dataset, Spec, UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Job:
     """Share of the episodes that training does not see."""
     rungs: list[int] = field(default_factory=list)
     """Steps of the last phase at which it has to be told whether to go on (`raymix.search.halving`)."""
+    cohort: str = ""
+    """Those with whom it is compared there."""
     device: str = "cpu"
     capture: str = "auto"
 
@@ -83,6 +85,7 @@ def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: Path, device: s
         shared=trial["shared"],
         held_out=plan.get("held_out", 0.0),  # runs from before there was one
         rungs=rungs_of(plan, trial),
+        cohort=cohort_of(plan, trial),
         device=device,
         capture=capture,
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +17,10 @@ from raymix.data.held_out import SHARE
 from raymix.data.recipe import parse
 from raymix.files import write_atomically
 from raymix.report import ACTION_ERROR, HELD_OUT, SELECT, check_metric
+from raymix.search.cells import Cell, all_cells
+from raymix.search.decided import read_decided
 from raymix.search.halving import Halving
+from raymix.search.optuna import Optuna
 from raymix.types import UsageError
 
 
@@ -38,7 +42,8 @@ class SweepSpec:
     """Data sets are an axis of the sweep: each configuration runs on each. A bare name is one data set; a mixture is
     text, or a dictionary that becomes such text (`raymix.data.recipe`)."""
     search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Hyperparameters to vary, by Tune's search spaces (`tune.grid_search`, `tune.choice`, `tune.uniform`, ...)."""
+    """Hyperparameters to vary, by Tune's search spaces (`tune.grid_search`, `tune.choice`, `tune.uniform`, ...). With a
+    searcher, those of `tune.grid_search` span a grid, and each cell of it is a study of its own (`Optuna`)."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Hyperparameters to fix."""
     preset: str | None = None
@@ -50,7 +55,7 @@ class SweepSpec:
     samples: int = 1
     """How often the search space is sampled; each sample runs its whole grid."""
     search_seed: int = 0
-    """Seed of random search spaces."""
+    """Seed of random search spaces, and of searchers."""
     evaluate_every: int = 1_000
     """Gradient steps between reports; in the last phase each report evaluates."""
     episodes: int = 10
@@ -65,6 +70,8 @@ class SweepSpec:
     """The rule that picks the checkpoint whose score counts: a key of `raymix.report.SELECT`."""
     scheduler: Halving | None = None
     """Which trials are stopped early; None: none. Trials on different data sets are never compared."""
+    searcher: Optuna | None = None
+    """What decides the trials one by one, from the results so far; None: all are spelt out before the run."""
     seats: int | None = None
     """The most agents (one per seed) that train as one program; trials of the same structure share it. None: 8 on
     CPUs, 64 on a GPU. Products are rounded by the program's width, so a run keeps it wherever it is resumed."""
@@ -128,6 +135,7 @@ _COMMON = (
     "held_out",
     "select",
     "scheduler",
+    "searcher",
     "seats",
     "cpus_per_pack",
     "gpus_per_pack",
@@ -137,6 +145,9 @@ _COMMON = (
 
 def expand(*specs: SweepSpec) -> list[Trial]:
     """All trials of one or several specifications that run as one sweep, in order; every hyperparameter checked.
+
+    With a searcher the trials are not known yet: these are examples of them, which have every end of every range and
+    every choice.
 
     Raises:
         UsageError: what is asked for cannot be done.
@@ -148,12 +159,31 @@ def expand(*specs: SweepSpec) -> list[Trial]:
                 word = name.removesuffix("_list").replace("seed", "seeds")
                 raise UsageError(f"specifications of one sweep must have the same {word}, not {first!r} and {own!r}")
     trials: dict[str, Trial] = {}
-    for spec in specs:
-        for trial in _expand_one(spec):
-            trials.setdefault(json.dumps([trial.algorithm, trial.dataset, trial.config], sort_keys=True), trial)
+    for trial in _examples(specs) if specs[0].searcher else itertools.chain(*map(_expand_one, specs)):
+        trials.setdefault(json.dumps([trial.algorithm, trial.dataset, trial.config], sort_keys=True), trial)
     if specs[0].scheduler is not None:
         _check_rungs(specs[0].scheduler, list(trials.values()), len(specs[0].seed_list))
     return list(trials.values())
+
+
+def studies(*specs: SweepSpec) -> list[Cell]:
+    """The studies of specifications with a searcher, which `expand` has accepted; none without one."""
+    return all_cells(specs) if specs[0].searcher else []
+
+
+def _examples(specs: Sequence[SweepSpec]) -> Iterator[Trial]:
+    for spec in specs:
+        _check_searched(spec)
+    for cell in all_cells(specs):
+        for params in cell.examples():
+            yield trial_of(cell, params)
+
+
+def trial_of(cell: Cell, params: Mapping[str, Any]) -> Trial:
+    """The trial of a study with these searched hyperparameters."""
+    config = cell.config_of(params)
+    swept = {**cell.grid, **cell.params_of(config)}
+    return Trial(cell.algorithm, cell.dataset, config, swept, cell.evaluate_every, cell.name)
 
 
 def _check_rungs(halving: Halving, trials: Sequence[Trial], seeds: int) -> None:
@@ -172,14 +202,12 @@ def _check_rungs(halving: Halving, trials: Sequence[Trial], seeds: int) -> None:
             )
 
 
-def _expand_one(spec: SweepSpec) -> list[Trial]:
-    import numpy as np
+def _check_searched(spec: SweepSpec) -> dict[str, Any]:
+    """The fixed hyperparameters of a specification, once they and the names of the searched ones are accepted."""
     from ray.tune.search.sample import Float
-    from ray.tune.search.variant_generator import generate_variants
 
     from raymix.algorithms import base
     from raymix.config import kind_of
-    from raymix.data.catalog import canonical_name
 
     algorithm = base.find(spec.algorithm)
     fixed = {**spec.settings, **({"steps": spec.steps} if spec.steps is not None else {})}
@@ -193,6 +221,18 @@ def _expand_one(spec: SweepSpec) -> list[Trial]:
                 f"{name} changes the shapes of the program, so a continuous range would compile one program per"
                 " trial; search it with tune.choice or tune.grid_search"
             )
+    return fixed
+
+
+def _expand_one(spec: SweepSpec) -> list[Trial]:
+    import numpy as np
+    from ray.tune.search.variant_generator import generate_variants
+
+    from raymix.algorithms import base
+    from raymix.data.catalog import canonical_name
+
+    algorithm = base.find(spec.algorithm)
+    fixed = _check_searched(spec)
     random_state = np.random.RandomState(spec.search_seed)
     trials = []
     for _ in range(spec.samples):
@@ -242,6 +282,12 @@ def _check(spec: SweepSpec) -> None:
         raise UsageError(f"held_out takes a share of the episodes from 0 to below 1, or None, not {spec.held_out!r}")
     if not isinstance(spec.scheduler, Halving | None):
         raise UsageError(f"scheduler takes Halving(first=...), or None, not {spec.scheduler!r}")
+    if not isinstance(spec.searcher, Optuna | None):
+        raise UsageError(f"searcher takes Optuna(trials=...), or None, not {spec.searcher!r}")
+    if spec.searcher is not None and spec.samples != 1:
+        raise UsageError(
+            f"Optuna says itself how many trials there are: set its trials, and leave out samples={spec.samples}"
+        )
     for name in ("search", "settings"):
         value = getattr(spec, name)
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
@@ -336,9 +382,8 @@ def settled(specs: Sequence[SweepSpec], without_environment: Sequence[str]) -> l
 def describe(specs: Sequence[SweepSpec], name: str, hashes: dict[str, str], version: str) -> dict[str, Any]:
     """The contents of a run's `sweep.json`: everything that resuming and reporting it needs."""
     from raymix.algorithms import base
-    from raymix.ledger import config_id
 
-    trials, common = expand(*specs), specs[0]
+    trials, common, searcher = expand(*specs), specs[0], specs[0].searcher
     return {
         "sweep": name,
         "version": version,
@@ -353,22 +398,29 @@ def describe(specs: Sequence[SweepSpec], name: str, hashes: dict[str, str], vers
         "held_out": common.held_out,
         "select": common.select,
         "scheduler": None if common.scheduler is None else dataclasses.asdict(common.scheduler),
+        "searcher": None if searcher is None else json.loads(json.dumps(dataclasses.asdict(searcher))),
         "seats": common.seats,
         "cpus_per_pack": common.cpus_per_pack,
         "gpus_per_pack": common.gpus_per_pack,
         "dataset_hashes": hashes,
-        "trials": [
-            {
-                "config_id": config_id(trial.algorithm, trial.dataset, hashes[trial.dataset], trial.config),
-                "algorithm": trial.algorithm,
-                "dataset": trial.dataset,
-                "config": trial.config,
-                "label": trial.label,
-                "evaluate_every": trial.evaluate_every,
-                "pack": _pack_key(trial, hashes[trial.dataset]),
-            }
-            for trial in trials
-        ],
+        "studies": [cell.to_dict() for cell in studies(*specs)],
+        # With a searcher they are decided during the run (`raymix.search.decided`).
+        "trials": [] if searcher else [described(trial, hashes[trial.dataset]) for trial in trials],
+    }
+
+
+def described(trial: Trial, dataset_hash: str) -> dict[str, Any]:
+    """A trial as `sweep.json` has it."""
+    from raymix.ledger import config_id
+
+    return {
+        "config_id": config_id(trial.algorithm, trial.dataset, dataset_hash, trial.config),
+        "algorithm": trial.algorithm,
+        "dataset": trial.dataset,
+        "config": trial.config,
+        "label": trial.label,
+        "evaluate_every": trial.evaluate_every,
+        "pack": _pack_key(trial, dataset_hash),
     }
 
 
@@ -390,8 +442,11 @@ def seat(plan: dict[str, Any], device: str) -> dict[str, Any]:
     """The plan with the width of each trial's program, which is as much a part of its results as the seed.
 
     As many trials of one pack key sit together as fit into the seats, and no seat is made for trials that do not exist.
+    With a searcher nobody knows how many there will be, so all programs have the width of full ones (`width`).
     """
     seeds, most = len(plan["seeds"]), plan["seats"] or SEATS[device]
+    if plan["searcher"]:
+        return {**plan, "width": seeds * max(1, most // seeds)}
     alike = Counter(trial["pack"] for trial in plan["trials"])
     together = {key: min(number, max(1, most // seeds)) for key, number in alike.items()}
     trials = [
@@ -412,7 +467,11 @@ def write_description(folder: Path, description: dict[str, Any]) -> None:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read a run's `sweep.json`. Raises `UsageError` where the folder is no run or the file is damaged."""
+    """Read a run's `sweep.json`, and with a searcher the trials that were decided since.
+
+    Raises:
+        UsageError: the folder is no run, or a file is damaged.
+    """
     path = folder / "sweep.json"
     if not path.is_file():
         raise UsageError(f"{folder} is no sweep to resume: it has no sweep.json; give the folder that a sweep printed")
@@ -429,6 +488,8 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"{path} was changed or damaged since the sweep started, so it cannot be resumed; its results so far are"
             f" whole: `raymix report {folder}`"
         )
+    if content.get("searcher"):  # runs from before there was one
+        content["trials"] = read_decided(folder)[0]
     return content
 
 

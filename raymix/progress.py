@@ -37,6 +37,8 @@ class _Screen:
     console: Console
     lines: dict[str, _Line]
     header: str
+    total: int
+    """Trials, of which not all may have a line yet."""
     started: float = field(default_factory=time.monotonic)
     notices: list[str] = field(default_factory=list)
 
@@ -50,12 +52,12 @@ class _Screen:
         return Group(self.header, "", table, "", self.clock(), *self.notices)
 
     def overall(self) -> float:
-        return sum(line.progress for line in self.lines.values()) / len(self.lines)
+        return sum(line.progress for line in self.lines.values()) / self.total
 
     def clock(self) -> str:
         """Elapsed time, and what is left if the rest goes as fast as what was done."""
         done, elapsed = self.overall(), time.monotonic() - self.started
-        gained = done - sum(line.restored for line in self.lines.values()) / len(self.lines)
+        gained = done - sum(line.restored for line in self.lines.values()) / self.total
         left = f"about {duration(elapsed * (1 - done) / gained)} left" if gained > 0.02 else "time left: not known yet"
         return f"{done:4.0%} done, {duration(elapsed)} so far, {left}"
 
@@ -66,8 +68,12 @@ class Progress(Callback):
     Tune pickles its callbacks into the experiment, so the screen is left out of the pickle.
     """
 
-    def __init__(self, labels: dict[str, str], done: list[str], header: list[str], quiet: bool = False) -> None:
-        """`labels` by configuration id; `done` are those that need no training any more."""
+    def __init__(
+        self, labels: dict[str, str], done: list[str], header: list[str], quiet: bool = False, total: int | None = None
+    ) -> None:
+        """`labels` by configuration id, to which those of a search are added while it runs; `done` are those that need
+        no training any more; `total` is how many trials there will be, if more."""
+        self._labels = labels
         self._screen: _Screen | None = None
         self._live: Live | None = None
         self.failed: dict[str, str] = {}
@@ -80,7 +86,7 @@ class Progress(Callback):
         lines = {config_id: _Line(label) for config_id, label in labels.items()}
         for config_id in done:
             lines[config_id] = _Line(labels[config_id], "done before", progress=1.0, restored=1.0)
-        self._screen = _Screen(console, lines, "\n".join(header))
+        self._screen = _Screen(console, lines, "\n".join(header), total or len(labels))
         if console.is_terminal:
             self._live = Live(self._screen, console=console, refresh_per_second=4)
             self._live.start()
@@ -88,7 +94,7 @@ class Progress(Callback):
             console.print(self._screen.header)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_screen": None, "_live": None, "failed": {}}
+        return {"_screen": None, "_live": None, "_labels": {}, "failed": {}}
 
     def stop(self) -> None:
         """Leave the last state on the screen."""
@@ -103,7 +109,7 @@ class Progress(Callback):
     ) -> None:
         if "phase" not in result or self._screen is None:
             return
-        line = self._screen.lines[trial.config["job"]["config_id"]]
+        line = self._line(trial)
         scores = result.get("evaluation/returns")
         score = in_words(scores) if scores else f"{result[ACTION_ERROR]:.4g}" if ACTION_ERROR in result else None
         self._update(
@@ -138,6 +144,13 @@ class Progress(Callback):
         self.failed[trial.config["job"]["config_id"]] = last_error(trial)
         self._update(trial, status="failed")
 
+    def _line(self, trial: Any) -> _Line:
+        assert self._screen is not None
+        config_id = trial.config["job"]["config_id"]
+        if config_id not in self._screen.lines:
+            self._screen.lines[config_id] = _Line(self._labels[config_id])
+        return self._screen.lines[config_id]
+
     def _tell(self, notice: str) -> None:
         if self._screen is not None and notice not in self._screen.notices:
             self._screen.notices.append(notice)
@@ -146,7 +159,7 @@ class Progress(Callback):
 
     def _update(self, trial: Any, **changes: Any) -> None:
         if self._screen is not None:
-            line = self._screen.lines[trial.config["job"]["config_id"]]
+            line = self._line(trial)
             for name, value in changes.items():
                 setattr(line, name, value)
 

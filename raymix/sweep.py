@@ -24,6 +24,7 @@ from raymix.job import job_of, reported
 from raymix.plan import SweepSpec, describe, expand, read_description, seat, settled
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
 from raymix.search.halving import stopped_trials
+from raymix.search.truth import total_trials, undecided
 from raymix.types import Dataset, Interrupted, Spec, SweepFailed, UsageError
 
 if TYPE_CHECKING:
@@ -64,13 +65,14 @@ def run(specs: Sequence[SweepSpec], name: str, options: Options) -> Report:
     from raymix.learner import precision as precisions
     from raymix.packing.metrics import check_metric_is_reported
     from raymix.packing.sharing import share_phases
+    from raymix.search.warm import warm_started
 
     trials = expand(*specs)
     root = writable_folder(options.storage)
     datasets = {name: load_dataset(name, options.quiet) for name in dict.fromkeys(trial.dataset for trial in trials)}
     hashes = {dataset: loaded.spec.hash for dataset, loaded in datasets.items()}
     specs = settled(specs, [name for name, loaded in datasets.items() if loaded.spec.environment is None])
-    plan = describe(specs, name, hashes, raymix.__version__)
+    plan = warm_started(describe(specs, name, hashes, raymix.__version__))
     check_metric_is_reported(plan, datasets)
     with _ready(plan, datasets, options) as cluster:
         device = "cuda" if resources_per_pack(plan, cluster)[1] else "cpu"
@@ -93,7 +95,7 @@ def resume(folder: str, name: str, options: Options) -> Report:
         raise UsageError(f"{run_dir} was started by {plan['sweep']}, not by {name}; resume it by what started it")
     finished = finished_trials(plan, run_dir)
     missing = [trial for trial in plan["trials"] if trial["config_id"] not in finished]
-    if not missing:
+    if not missing and not undecided(plan):
         return _report(run_dir)
     hashes = plan["dataset_hashes"]
     datasets = {dataset: load_dataset(dataset, options.quiet, hashes) for dataset in hashes}
@@ -158,10 +160,11 @@ def _carry_out(
         raise Interrupted(stopped) from None
     if problems:
         raise SweepFailed("\n".join([*problems, f"Results so far are kept; try again with: {how_to_resume}"]))
-    if unfinished := {trial["config_id"] for trial in missing} - finished_trials(plan, run_dir):
+    left = {trial["config_id"] for trial in plan["trials"]} - finished_trials(plan, run_dir)
+    if unfinished := len(left) + undecided(plan):
         if options.deadline is None or time.monotonic() < options.deadline or not any(run_dir.glob("ledger/*.parquet")):
             raise Interrupted(stopped)
-        told = f"The time is up with {len(unfinished)} trials unfinished; go on with: {how_to_resume}"
+        told = f"The time is up with {unfinished} trials unfinished; go on with: {how_to_resume}"
         print(told, file=sys.stderr)
     return _report(run_dir)
 
@@ -186,39 +189,59 @@ def _run_trials(
     from raymix.data.store import ReplayStore
     from raymix.evaluation.pool import RolloutPool
     from raymix.packing.broker import start_broker
+    from raymix.packing.sharing import SearchPlaces
     from raymix.progress import Progress
-    from raymix.search.scheduler import scheduler_of
+    from raymix.search.scheduler import HalvingScheduler, RankAt, ladders_in
+    from raymix.search.searcher import Studies, StudySearcher
     from raymix.trainable import Member
 
     attempts = [int(path.name.removeprefix("attempt-")) for path in (run_dir / "trials").glob("attempt-*")]
     attempt = 1 + max(attempts, default=0)
     unique = f"{run_dir.name}-{attempt}"
-    needed = dict.fromkeys(trial["dataset"] for trial in missing)
+    needed = dict.fromkeys(trial["dataset"] for trial in [*missing, *plan.get("studies", ())])
     store = ReplayStore.create(datasets[name] for name in needed)
     pool = RolloutPool.create(f"raymix-rollouts-{unique}", size=max(1, cluster.cpus // 4))
     broker_name = f"raymix-broker-{unique}"
     broker = start_broker(broker_name)  # lives for as long as it is held here
     cpus, gpus = resources_per_pack(plan, cluster)
     device = "cuda" if gpus else "cpu"
-    # The largest first: a long trial that starts last runs on alone while the other cores idle. Those of one pack
-    # follow one another.
-    sizes = {trial["config_id"]: network_size(trial, datasets[trial["dataset"]].spec) for trial in missing}
-    ordered = sorted(missing, key=lambda trial: (-sizes[trial["config_id"]], trial["pack"]))
-    jobs = [dataclasses.asdict(job_of(plan, trial, run_dir, device, options.capture)) for trial in ordered]
     labels = trial_labels(plan)
+    ladders = ladders_in(plan, run_dir)
+    total, at_once = total_trials(plan), math.inf
+
+    def tune_config_of(trial: dict[str, Any]) -> dict[str, Any]:
+        labels.update(trial_labels({**plan, "trials": [trial]}))
+        return {"job": dataclasses.asdict(job_of(plan, trial, run_dir, device, options.capture))}
+
+    searcher: StudySearcher | None = None
+    space: dict[str, Any] = {}
+    notices = []
+    if plan.get("searcher"):
+        studies = Studies(plan, run_dir, SearchPlaces(plan, datasets).place, ladders)
+        at_once = plan["searcher"]["at_once"] or _room(plan, cluster)
+        searcher = StudySearcher(studies, missing, tune_config_of, at_once)
+        if studies.torn:
+            notices.append(f"The last line of {run_dir / 'trials.jsonl'} was cut off; its trial is decided again.")
+    else:
+        # The largest first: a long trial that starts last runs on alone while the other cores idle. Those of one pack
+        # follow one another.
+        sizes = {trial["config_id"]: network_size(trial, datasets[trial["dataset"]].spec) for trial in missing}
+        ordered = sorted(missing, key=lambda trial: (-sizes[trial["config_id"]], trial["pack"]))
+        space["job"] = tune.grid_search([tune_config_of(trial)["job"] for trial in ordered])
     header = [
-        f"{plan['sweep']}: {len(labels)} trials of {', '.join(plan['phases'])}, {len(plan['seeds'])} seeds each,"
+        f"{plan['sweep']}: {total} trials of {', '.join(plan['phases'])}, {len(plan['seeds'])} seeds each,"
         f" on {cluster.cpus} CPUs and {cluster.gpus} GPUs",
         f"results   {run_dir}",
         *([f"dashboard {cluster.dashboard}  (its token: ray get-auth-token)"] if cluster.dashboard else []),
+        *notices,
     ]
     done_before = sorted(labels.keys() - {trial["config_id"] for trial in missing})
-    progress = Progress(labels, done_before, header, options.quiet)
+    progress = Progress(labels, done_before, header, options.quiet, total)
     trainable = tune.with_parameters(Member, store=store)
     tuner = tune.Tuner(
         tune.with_resources(trainable, lambda config: resources_per_trial(config["job"], cpus, gpus)),
         param_space={
-            "job": tune.grid_search(jobs),
+            **space,
             "broker": broker_name,
             "cpus_per_pack": cpus,
             "rollouts": pool.name,
@@ -226,7 +249,9 @@ def _run_trials(
             "environment_patience_s": options.environment_patience_s,
         },
         tune_config=tune.TuneConfig(
-            scheduler=scheduler_of(plan, run_dir),
+            scheduler=HalvingScheduler(ladders, RankAt(plan), at_once) if ladders else None,
+            search_alg=searcher,
+            num_samples=total - len(done_before) if searcher else 1,
             reuse_actors=True,  # a process start costs seconds, a reset none
             trial_name_creator=trial_folder,
             trial_dirname_creator=trial_folder,
@@ -259,6 +284,13 @@ def _run_trials(
         f"The trial {labels[config_id]} failed: {problem} (in full: {folder / config_id / 'error.txt'})"
         for config_id, problem in progress.failed.items()
     ]
+
+
+def _room(plan: dict[str, Any], cluster: Cluster) -> int:
+    """How many trials of a search train at once where it does not say: as many as there are seats for."""
+    cpus, gpus = resources_per_pack(plan, cluster)
+    packs = min(cluster.cpus / cpus, cluster.gpus / gpus if gpus else math.inf)
+    return max(1, int(packs)) * (plan["width"] // len(plan["seeds"]))
 
 
 def network_size(trial: dict[str, Any], spec: Spec) -> int:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raymix import ledger
 from raymix.cli import DEFAULT_STORAGE, refuse_beside_resume, show
-from raymix.plan import SweepSpec, Trial, expand, setting
+from raymix.plan import SweepSpec, Trial, expand, setting, studies, trial_of
 from raymix.sweep import Options, resume, run
 from raymix.types import Interrupted, SweepFailed, UsageError
 
@@ -27,9 +29,11 @@ def main(*specs: SweepSpec, arguments: list[str] | None = None) -> None:
     try:
         if options.resume:
             refuse_beside_resume(
-                options, "dataset", "seeds", "steps", "set", "storage", "smoke", "dry_run", "metric", "held_out"
+                options, "dataset", "seeds", "steps", "set", "storage", "smoke", "dry_run", "metric", "held_out", "yes"
             )
         specs = tuple(adjusted(spec, options) for spec in specs)
+        if not options.resume:
+            check_number(specs, options.yes)
         if options.dry_run:
             print(dry_run(specs, Path(options.storage or DEFAULT_STORAGE).expanduser(), options.json))
             return
@@ -94,6 +98,7 @@ def parser(specs: Sequence[SweepSpec], name: str, description: str | None) -> ar
         help="an environment that makes no step for so long is taken to hang, and started anew (default: %(default)s)",
     )
     add("--dry-run", action="store_true", help="print the trials and their expected cost, and stop")
+    add("--yes", action="store_true", help=f"run more than {MOST_TRIALS:,} trials")
     add("--smoke", action="store_true", help="the same path in a minute or two: few configurations, few steps")
     add("--eager", action="store_true", help="do not compile the training step (slower; for debugging)")
     add("--no-dashboard", action="store_true", help="do not start Ray's dashboard")
@@ -127,22 +132,47 @@ def adjusted(spec: SweepSpec, options: argparse.Namespace) -> SweepSpec:
     changes["settings"] = {**spec.settings, **fixed}
     # Fixing a hyperparameter that the sweep varies takes it out of the search.
     changes["search"] = {name: domain for name, domain in spec.search.items() if name not in fixed}
+    if spec.searcher is not None and fixed:
+        points = ({name: value for name, value in point.items() if name not in fixed} for point in spec.searcher.points)
+        changes["searcher"] = dataclasses.replace(spec.searcher, points=tuple(filter(None, points)))
     return spec.replace(**changes)
+
+
+MOST_TRIALS = 1_000
+"""Trials that a sweep has without being asked twice: more are a slip as often as a plan."""
+
+
+def check_number(specs: Sequence[SweepSpec], confirmed: bool) -> None:
+    """Raise `UsageError` for a sweep of very many trials, unless they are confirmed. Counts without spelling them out,
+    and leaves what is no search space to `raymix.plan.expand`."""
+    number = 0
+    for spec in specs:
+        grids = [domain["grid_search"] for domain in spec.search.values() if isinstance(domain, Mapping)]
+        cells = len(spec.datasets) * math.prod(len(grid) for grid in grids if isinstance(grid, list | tuple))
+        number += cells * (spec.samples if spec.searcher is None else spec.searcher.trials)
+    if number > MOST_TRIALS and not confirmed:
+        raise UsageError(
+            f"this sweep has {number:,} trials of {len(specs[0].seed_list)} seeds each, more than {MOST_TRIALS:,}; add"
+            " --yes if that is meant, or search a smaller space"
+        )
 
 
 def dry_run(specs: Sequence[SweepSpec], root: Path, as_json: bool) -> str:
     """What the sweep would do, and what it would cost going by earlier runs in `root`."""
-    trials = expand(*specs)
+    trials, cells = expand(*specs), studies(*specs)
     programs = {
         json.dumps([trial.algorithm, trial.dataset, structure_of(trial)], sort_keys=True, default=list)
         for trial in trials
     }
     seeds = specs[0].seed_list
-    hours, why = expected_hours(trials, len(seeds), root)
+    # Of a search only examples are known; all trials of a study are taken to cost as much as one of them.
+    planned = [trial for cell in cells for trial in [trial_of(cell, cell.examples()[0])] * cell.trials] or trials
+    hours, why = expected_hours(planned, len(seeds), root)
     facts = {
+        "studies": [{"label": cell.label, **cell.to_dict()} for cell in cells],
         "trials": [
             {"algorithm": trial.algorithm, "dataset": trial.dataset, "label": trial.label, "config": trial.config}
-            for trial in trials
+            for trial in ([] if cells else trials)
         ],
         "seeds": seeds,
         "programs": len(programs),
@@ -151,10 +181,18 @@ def dry_run(specs: Sequence[SweepSpec], root: Path, as_json: bool) -> str:
     }
     if as_json:
         return json.dumps(facts)
-    lines = [f"{trial.algorithm}  {trial.dataset}  {trial.label}" for trial in trials]
+    if cells:
+        sampler = specs[0].searcher.sampler if specs[0].searcher else ""
+        spaces = [", ".join(f"{name} {each.in_words()}" for name, each in cell.space.items()) for cell in cells]
+        lines = [
+            f"{cell.label}: a study of {cell.trials} trials by {sampler} over {s}" for cell, s in zip(cells, spaces)
+        ]
+    else:
+        lines = [f"{trial.algorithm}  {trial.dataset}  {trial.label}" for trial in trials]
     bound = "about" if specs[0].scheduler is None else "at most about"
     cost = f"{bound} {hours:.2f} device hours ({why})" if hours is not None else f"device hours: {why}"
-    total = f"{len(trials)} trials x {len(seeds)} seeds, {len(programs)} different programs, {cost}"
+    at_least = "at least " if cells else ""
+    total = f"{len(planned)} trials x {len(seeds)} seeds, {at_least}{len(programs)} different programs, {cost}"
     return "\n".join([*lines, total])
 
 

@@ -45,7 +45,7 @@ class Loop:
         self.scheduler, self.rungs, self.steps = scheduler, rungs, steps
         self.score, self.next_of, self.seats, self.failing = score, next_of, seats, failing or {}
         self.trials = {
-            name: Trial("fake", stub=True, trial_id=name, config={"job": {"config_id": name, "dataset": "data"}})
+            name: Trial("fake", stub=True, trial_id=name, config={"job": {"config_id": name, "cohort": "data"}})
             for name in names
         }
         self.done = dict.fromkeys(names, 0)

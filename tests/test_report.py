@@ -289,6 +289,12 @@ def test_a_report_writes_its_files_whole(run: Path) -> None:
     assert again.text == report.text and np.array_equal(read_png(again.png), image)
 
 
+def drawn(number: int) -> dict[str, Any]:
+    """A configuration as a search draws it: no two have a value in common."""
+    rates = {f"{network}_learning_rate": 1.2345e-5 * 1.9**number for network in ("critic", "policy")}
+    return {"beta": 0.12345 * 1.7**number, "num_components": 5 + 15 * (number % 2), **rates}
+
+
 @pytest.mark.parametrize(
     ("configs", "width"),
     [
@@ -296,10 +302,12 @@ def test_a_report_writes_its_files_whole(run: Path) -> None:
         ([("lom", {"num_components": 1}), ("lom", {"num_components": 5}), ("bc", {})], 700),
         ([("lom", {"mode": "argmax"}), ("lom", {"mode": "sample"})], 700),
         ([("lom", {"lr": lr, "beta": beta}) for lr in (1e-4, 1e-2) for beta in (1.0, 5.0)], 700),
+        ([("lom", drawn(number)) for number in range(6)], 700),
         ([("lom", {"hidden_dims": [8]}), ("lom", {"hidden_dims": [8, 8]})], 1400),
     ],
-    ids=["algorithms", "with-level", "words", "two-fields", "two-data-sets"],
+    ids=["algorithms", "with-level", "words", "two-fields", "searched", "two-data-sets"],
 )
+@pytest.mark.filterwarnings("error")  # matplotlib's, where a legend leaves no room for the axes
 def test_every_kind_of_sweep_has_a_figure(run: Path, configs: list[tuple[str, dict[str, Any]]], width: int) -> None:
     for dataset in (DATASET, "raymix/other-v0")[: width // 700]:
         for algorithm, config in configs:

@@ -24,7 +24,8 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
-from ray.tune.search.sample import Domain, Float
+from ray.tune.search import Searcher
+from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform, Quantized, Uniform
 from ray.tune.search.variant_generator import generate_variants
 
 NAMES = ["plain", "paused", "vain", "stopped", "shaky", "broken"]
@@ -243,6 +244,89 @@ def test_every_report_is_shown_and_saved_where_a_resume_looks(experiment: Experi
         "shaky": {2, 3},
         "broken": {1},
     }
+
+
+class Asked(Searcher):
+    """Suggests the names one by one, at most two that are at work, and writes down what Tune tells it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.at_work = list(NAMES), dict[str, str]()
+        self.calls: list[tuple[str, bool]] = []
+        self.refused = 0
+
+    def suggest(self, trial_id: str) -> Any:
+        if len(self.at_work) == 2:
+            self.refused += 1
+            return None
+        if not self.left:
+            return Searcher.FINISHED
+        self.at_work[trial_id] = self.left.pop(0)
+        return {"name": self.at_work[trial_id]}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.calls.append((self.at_work.pop(trial_id), error))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize("samples", [20, 6])
+def test_a_searcher_is_asked_until_it_says_so_and_told_of_every_end(
+    experiment: Experiment, tmp_path: Path, samples: int
+) -> None:
+    """It may say `not now`; what it suggests joins the other settings; a retry is no end, an end by a scheduler, also
+    while the trial waits, is one; `num_samples` may be more than it suggests, or as many."""
+    searcher = Asked()
+    tuner = tune.Tuner(
+        tune.with_resources(Script, lambda config: tune.PlacementGroupFactory([{"CPU": 0.5}])),
+        param_space={"log": str(tmp_path / "log")},
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=Recorder(),
+            num_samples=samples,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.config["name"],
+            trial_dirname_creator=lambda trial: trial.config["name"],
+        ),
+        run_config=tune.RunConfig(
+            name="attempt-1",
+            storage_path=str(tmp_path),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=1),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=True),
+        ),
+    )
+    found = tuner.fit()
+    assert sorted(searcher.calls) == sorted((name, name == "broken") for name in NAMES)
+    assert searcher.refused > 0 and not searcher.at_work and len(found) == 6
+    assert sorted(path.name for path in (tmp_path / "attempt-1").iterdir() if path.is_dir()) == sorted(NAMES)
+
+
+def test_search_spaces_say_what_they_are() -> None:
+    """What is translated into Optuna's distributions."""
+    for domain, kind, sampler, step in (
+        (tune.uniform(1, 2), Float, Uniform, None),
+        (tune.loguniform(1, 2), Float, LogUniform, None),
+        (tune.quniform(1, 2, 0.5), Float, Uniform, 0.5),
+        (tune.randint(1, 9), Integer, Uniform, None),
+        (tune.lograndint(1, 9), Integer, LogUniform, None),
+        (tune.qrandint(2, 8, 2), Integer, Uniform, 2),
+    ):
+        found = domain.get_sampler()
+        assert isinstance(found, Quantized) is (step is not None)
+        if step is not None:
+            assert found.q == step
+            found = found.sampler
+        assert isinstance(domain, kind) and isinstance(found, sampler) and domain.lower < domain.upper
+    assert not isinstance(tune.loguniform(1, 2).get_sampler(), Uniform)
+    assert tune.choice([1, 2]).categories == [1, 2] and isinstance(tune.choice([1]), Categorical)
 
 
 def test_search_spaces_are_drawn_alike_from_one_seed() -> None:

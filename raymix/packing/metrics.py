@@ -16,7 +16,7 @@ def check_metric_is_reported(plan: dict[str, Any], datasets: dict[str, Dataset])
     metric = plan["metric"]
     if not metric.startswith(HELD_OUT) or metric == ACTION_ERROR:
         return
-    first = {trial["algorithm"]: trial for trial in reversed(plan["trials"])}
+    first = {trial["algorithm"]: trial for trial in reversed(plan["trials"] or plan["studies"])}
     for name, trial in first.items():
         algorithm = base.find(name)
         replay = DeviceReplay(

@@ -35,9 +35,8 @@ def share_phases(plan: dict[str, Any], datasets: dict[str, Dataset]) -> dict[str
         for index, (_, steps) in enumerate(phases[:-1]):
             read = sorted(_read(first, datasets[first["dataset"]], index))
             for trial in trials:
-                config, before = trial["config"], words[trial["config_id"]]
-                own = [trial["pack"], trial["evaluate_every"], *before, config[steps], {n: config[n] for n in read}]
-                before.append(hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16])
+                before = words[trial["config_id"]]
+                before.append(_word(trial, before, steps, read))
             different = len({own[index] for own in words.values()})
             narrow.append(min(first["widths"][index], different * len(plan["seeds"])))
         shared |= words
@@ -53,6 +52,51 @@ def share_phases(plan: dict[str, Any], datasets: dict[str, Dataset]) -> dict[str
             for trial in plan["trials"]
         ],
     }
+
+
+class SearchPlaces:
+    """Gives places to the trials of a search, one by one: none depends on which trials there are besides.
+
+    A program is as wide as a full one (`raymix.plan.seat`), except in phases that read nothing which is searched: of
+    those there are no more than there are cells in the grid.
+    """
+
+    def __init__(self, plan: dict[str, Any], datasets: dict[str, Dataset]) -> None:
+        self._plan, self._datasets = plan, datasets
+        self._reads: dict[str, list[list[str]]] = {}
+
+    def place(self, trial: dict[str, Any]) -> dict[str, Any]:
+        """The trial with its widths and the words of its shared phases."""
+        phases, seeds = self._plan["phases"][trial["algorithm"]], len(self._plan["seeds"])
+        reads = self._reads.setdefault(trial["pack"], [])
+        words: list[str] = []
+        widths = []
+        so_far: set[str] = set()
+        for index, (_, steps) in enumerate(phases[:-1]):
+            if index == len(reads):
+                reads.append(sorted(_read(trial, self._datasets[trial["dataset"]], index)))
+            words.append(_word(trial, words, steps, reads[index]))
+            so_far |= {steps, *reads[index]}
+            widths.append(min(self._plan["width"], self._most_different(trial, so_far) * seeds))
+        return {**trial, "widths": [*widths, self._plan["width"]], "shared": words}
+
+    def _most_different(self, trial: dict[str, Any], fields: set[str]) -> int:
+        """In how many ways these fields may differ between trials of the same algorithm and data set."""
+        alike = [
+            study
+            for study in self._plan["studies"]
+            if (study["algorithm"], study["dataset"]) == (trial["algorithm"], trial["dataset"])
+        ]
+        if any(fields & study["space"].keys() for study in alike):
+            return self._plan["width"]
+        return len({json.dumps({name: study["config"][name] for name in sorted(fields)}) for study in alike})
+
+
+def _word(trial: dict[str, Any], before: list[str], steps: str, read: list[str]) -> str:
+    """What a trial must agree on with others to share a phase of so many steps that reads these fields."""
+    config = trial["config"]
+    own = [trial["pack"], trial["evaluate_every"], *before, config[steps], {name: config[name] for name in read}]
+    return hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16]
 
 
 def _read(trial: dict[str, Any], dataset: Dataset, phase: int) -> set[str]:

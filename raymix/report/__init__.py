@@ -90,6 +90,7 @@ def write_report(run_dir: str, select: str | None = None, metric: str | None = N
     from raymix.report import figures, tables
     from raymix.report.evaluations import require_metric
     from raymix.search.halving import stopped_trials
+    from raymix.search.truth import undecided_in_words
 
     run_dir = find_run(run_dir)
     if not os.path.isdir(os.path.join(run_dir, "ledger")):
@@ -108,6 +109,7 @@ def write_report(run_dir: str, select: str | None = None, metric: str | None = N
     if frame.empty:
         raise UsageError(f"the ledger of {run_dir} has no results yet; ask again after the run's first report")
     text = tables.render(frame, planned=[trial["config_id"] for trial in plan.get("trials", ())])
+    text = "\n".join([text, *undecided_in_words(plan, run_dir)])
     folder = os.path.join(run_dir, "report")
     csv, txt, png = (os.path.join(folder, f"scores.{kind}") for kind in ("csv", "txt", "png"))
     try:

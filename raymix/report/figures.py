@@ -47,6 +47,8 @@ _PANELS_PER_ROW = 3
 _LOGARITHMIC_SPAN = 50
 _TICKS_FIT = 8
 """Places that may each have a tick of their own."""
+_ALWAYS_TOLD_APART = 3
+"""Values of a field that have a colour each, even where all configurations differ in it."""
 _WORDS_FIT = 36
 """Letters of tick labels that fit under a panel side by side."""
 _LETTERS_PER_PANEL = 75
@@ -73,14 +75,17 @@ def score_figure(frame: pd.DataFrame, path: str) -> None:
 
     Every seed is a dot (hollow in an unfinished configuration); the line is the mean over seeds, band and whiskers
     its 95 % interval. A diverged seed is a cross at the foot of the panel. A field of words gets one place per word,
-    and no line; further swept fields get a colour per combination; an algorithm without the field is a level line;
-    where nothing is swept each algorithm has its place. The file appears whole or not at all.
+    and no line; further swept fields get a colour per combination, except numbers with more values than there are
+    colours or another one in every configuration, as a search draws them: the small print names those, and no line
+    joins what differs in them. An algorithm without the field is a level line; where nothing is swept each algorithm
+    has its place. The file appears whole or not at all.
     """
     datasets = list(dict.fromkeys(frame["dataset"]))
     columns = min(len(datasets), _PANELS_PER_ROW)
     lines = math.ceil(len(datasets) / columns)
     horizontal = _horizontal_field(frame)
-    series = _series(frame, horizontal)
+    folded = _folded_fields(frame, horizontal)
+    series = _series(frame, horizontal, folded)
     style: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * lines), dpi=200, layout="constrained")
@@ -88,10 +93,10 @@ def score_figure(frame: pd.DataFrame, path: str) -> None:
         FigureCanvasAgg(figure)
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         for panel, dataset in zip(axes, datasets, strict=False):
-            _panel(panel, frame, dataset, series, horizontal)
+            _panel(panel, frame, dataset, series, horizontal, joined=not folded)
         for panel in axes[len(datasets) :]:
             panel.set_axis_off()
-        marks = textwrap.fill(_legend_of_marks(frame), _LETTERS_PER_PANEL * columns)
+        marks = textwrap.fill(_legend_of_marks(frame, folded), _LETTERS_PER_PANEL * columns)
         figure.supxlabel(marks, fontsize=6, color="0.35", x=0.99, ha="right")
         image = io.BytesIO()
         figure.savefig(image, format="png")
@@ -104,8 +109,16 @@ def _horizontal_field(frame: pd.DataFrame) -> str | None:
     return max(values, key=lambda name: (_is_numeric(values[name]), len(values[name])), default=None)
 
 
-def _series(frame: pd.DataFrame, horizontal: str | None) -> list[_Series]:
-    others = [name for name in swept_fields(frame) if name != horizontal]
+def _folded_fields(frame: pd.DataFrame, horizontal: str | None) -> list[str]:
+    """Swept numbers that have too many values for colours, or about as many as there are configurations."""
+    configurations = frame["config_id"].nunique() / frame["dataset"].nunique()
+    values = {name: {value for value in frame[name] if value is not None} for name in swept_fields(frame)}
+    most = min(len(_STYLES), max(_ALWAYS_TOLD_APART, math.ceil(configurations) - 1))
+    return [name for name, own in values.items() if name != horizontal and _is_numeric(own) and len(own) > most]
+
+
+def _series(frame: pd.DataFrame, horizontal: str | None, folded: Sequence[str]) -> list[_Series]:
+    others = [name for name in swept_fields(frame) if name != horizontal and name not in folded]
     several = frame["algorithm"].nunique() > 1
     styles = itertools.cycle(_STYLES)
     series: dict[str, _Series] = {}
@@ -118,7 +131,9 @@ def _series(frame: pd.DataFrame, horizontal: str | None) -> list[_Series]:
     return list(series.values())
 
 
-def _panel(axes: Axes, frame: pd.DataFrame, dataset: Any, series: Sequence[_Series], horizontal: str | None) -> None:
+def _panel(
+    axes: Axes, frame: pd.DataFrame, dataset: Any, series: Sequence[_Series], horizontal: str | None, joined: bool
+) -> None:
     values: list[Any] = [one.name for one in series]
     if horizontal is not None:
         values = sorted({v for v in frame[horizontal] if v is not None}, key=natural)
@@ -129,7 +144,7 @@ def _panel(axes: Axes, frame: pd.DataFrame, dataset: Any, series: Sequence[_Seri
         shift = 0.0 if numeric or horizontal is None else 0.5 * ((number + 0.5) / len(series) - 0.5)
         if rows := one.on(dataset, horizontal, has_field=True):
             at = [places[one.name if horizontal is None else row[horizontal]] + shift for row in rows]
-            _draw_scores(axes, one, rows, at, connected=numeric)
+            _draw_scores(axes, one, rows, at, connected=numeric and joined)
         if rows := one.on(dataset, horizontal, has_field=False):
             _draw_level(axes, one, rows)
     algorithms = list(dict.fromkeys(frame["algorithm"]))
@@ -156,7 +171,7 @@ def _numeric_axis(axes: Axes, values: Sequence[float]) -> dict[Any, float]:
     """Where each value stands on the horizontal axis: at itself, on a logarithmic scale over a wide span."""
     if min(values) > 0 and max(values) >= _LOGARITHMIC_SPAN * min(values):
         axes.set_xscale("log")
-    if len(values) <= _TICKS_FIT:
+    if len(values) <= _TICKS_FIT and sum(len(text(value)) for value in values) <= _WORDS_FIT:
         axes.xaxis.set_major_locator(FixedLocator(values))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: text(float(value)))
@@ -200,7 +215,7 @@ def _dots(axes: Axes, series: _Series, row: pd.Series, place: float, hollow: boo
     axes.scatter([place] * len(scores), scores, facecolors=face, edgecolors=edge, alpha=0.85, **style, **where)
 
 
-def _legend_of_marks(frame: pd.DataFrame) -> str:
+def _legend_of_marks(frame: pd.DataFrame, folded: Sequence[str]) -> str:
     words = ["dot: one seed", "line: mean"]
     words.append(
         "band, bar: 95 % interval" if frame["low"].notna().any() else f"an interval needs {FEWEST_SEEDS} seeds"
@@ -208,6 +223,7 @@ def _legend_of_marks(frame: pd.DataFrame) -> str:
     words += ["hollow: stopped early"] if frame["stopped"].any() else []
     words += ["hollow: unfinished"] if not (frame["finished"] | frame["stopped"]).all() else []
     words += ["cross: diverged seed"] if frame["diverged"].any() else []
+    words += [f"also varied: {', '.join(folded)}"] if folded else []
     return "; ".join(words)
 
 

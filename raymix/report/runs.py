@@ -17,6 +17,7 @@ from raymix.report import SELECT, find_run
 from raymix.report.evaluations import Configuration, columns_for, configurations, require_metric
 from raymix.report.tables import Phases
 from raymix.search.halving import rungs_of, stopped_trials
+from raymix.search.truth import undecided_in_words
 from raymix.types import UsageError
 
 
@@ -33,7 +34,7 @@ class Runs:
     seeds: Mapping[str, Sequence[int]]
     """The seeds that were planned for each configuration, by its id; empty where no run has a plan."""
     notices: Sequence[str]
-    """What was left out of damaged ledgers."""
+    """What was left out of damaged ledgers, and how many trials searchers have still to decide."""
     plans: Sequence[Mapping[str, Any]] = ()
     """What each run's `sweep.json` says; empty for a run that has none."""
     stopped: Collection[str] = ()
@@ -63,7 +64,7 @@ def read_runs(
     if select not in SELECT:
         raise UsageError(f"select is one of {', '.join(SELECT)}, not {select!r}")
     phases = phases_told(plans)
-    notices: list[str] = []
+    notices = [words for folder, plan in plans.items() for words in undecided_in_words(plan, folder)]
     on_damage = (lambda damage: notices.append(str(damage))) if keep_going else None
     columns = columns_of(plans.values(), metric)
     tables = {folder: ledger.read(os.path.join(folder, "ledger"), None, columns, on_damage) for folder in found}

@@ -1,9 +1,11 @@
 """Early stopping by successive halving, with decisions that do not depend on the order in which results arrive.
 
 Some steps of the last phase are rungs: `first`, `first * reduction`, `first * reduction ** 2`, ... below the last step.
-All trials on one data set climb one ladder. Of the n trials at a rung the best n / `reduction` (rounded up) go on, and
-the others are stopped. A trial that arrives waits, out of its seats, until no result that is still to come can change
-what happens to it:
+All trials on one data set climb one ladder; those that a searcher decides one by one, in cohorts: a study's first
+`cohort` trials one ladder, the next ones another, so that nobody waits for trials of a distant future, and who is
+compared with whom does not depend on who was fast. Of the n trials at a rung the best n / `reduction` (rounded up) go
+on, and the others are stopped. A trial that arrives waits, out of its seats, until no result that is still to come can
+change what happens to it:
 
 - it is stopped once as many have beaten it as may go on;
 - it goes on once it has beaten as many as are to be stopped;
@@ -140,11 +142,11 @@ _LOST: Rank = (-math.inf, -1, -math.inf)
 class Ladder:
     """Who stands where on the rungs of one data set, and what becomes of them. Plain data, no clock, no chance."""
 
-    def __init__(self, trials: Sequence[str], rungs: Sequence[int], reduction: int) -> None:
-        """`trials` by name, in the order that decides between equals."""
+    def __init__(self, trials: Sequence[str], rungs: Sequence[int], reduction: int, size: int | None = None) -> None:
+        """`trials` by name, in the order that decides between equals; `size` is how many there will be, if more."""
         self._position = {trial: position for position, trial in enumerate(trials)}
         self._rungs = list(rungs)
-        self._sizes = [len(trials)]
+        self._sizes = [len(trials) if size is None else size]
         """How many come to each rung, and past the last one."""
         for _ in rungs:
             self._sizes.append(math.ceil(self._sizes[-1] / reduction))
@@ -152,6 +154,13 @@ class Ladder:
         self._steps = dict.fromkeys(trials, 0)
         self._ended: set[str] = set()
         self._standings: dict[str, str] | None = None
+
+    def enter(self, trial: str) -> None:
+        """A trial that was not known before, after all others."""
+        if trial not in self._position:
+            self._position[trial] = len(self._position)
+            self._steps[trial] = 0
+            self._standings = None
 
     def reach(self, trial: str, step: int, found: Rank) -> None:
         """A trial has come to a step, with this rank there; the first word at a rung counts."""
@@ -233,16 +242,41 @@ def rank_of(plan: dict[str, Any], rows: Iterable[Row]) -> Rank:
     return rank(scores, halving.statistic)
 
 
+def cohort_of(plan: dict[str, Any], trial: dict[str, Any]) -> str:
+    """The name of those with whom a trial is compared: its data set, or its cohort of its study."""
+    if not plan.get("searcher"):
+        return trial["dataset"]
+    return f"{trial['study']}/{trial['number'] // _cohort_size(plan, trial)}"
+
+
+def _cohort_size(plan: dict[str, Any], trial: dict[str, Any]) -> int:
+    """How many trials of a study climb one ladder: as many as leave one at the last rung, if the searcher says nothing.
+
+    (`trial` may be a study.)
+    """
+    halving = halving_of(plan)
+    return plan["searcher"]["cohort"] or (halving.reduction ** len(rungs_of(plan, trial)) if halving else 1)
+
+
 def ladders_of(plan: dict[str, Any], rows: Iterable[Row]) -> dict[str, Ladder]:
-    """The ladder of each data set, as the ledger's rows have it; empty without early stopping."""
+    """All ladders by the names of those who climb them (`cohort_of`), as the ledger's rows have it; empty without early
+    stopping."""
     halving = halving_of(plan)
     if halving is None:
         return {}
-    ladders = {}
-    for dataset in plan["dataset_hashes"]:
-        trials = [trial for trial in plan["trials"] if trial["dataset"] == dataset]
-        names = [trial["config_id"] for trial in trials]
-        ladders[dataset] = Ladder(names, rungs_of(plan, trials[0]), halving.reduction)
+    ladders: dict[str, Ladder] = {}
+    for index, study in enumerate(plan.get("studies", ())):
+        size = _cohort_size(plan, study)
+        for first in range(0, study["trials"], size):
+            name = cohort_of(plan, {**study, "study": index, "number": first})
+            comers = min(size, study["trials"] - first)
+            ladders[name] = Ladder([], rungs_of(plan, study), halving.reduction, comers)
+    if not plan.get("searcher"):
+        for dataset in plan["dataset_hashes"]:
+            trials = [trial for trial in plan["trials"] if trial["dataset"] == dataset]
+            ladders[dataset] = Ladder([], rungs_of(plan, trials[0]), halving.reduction, len(trials))
+    for trial in plan["trials"]:
+        ladders[cohort_of(plan, trial)].enter(trial["config_id"])
     planned = {trial["config_id"]: trial for trial in plan["trials"]}
     reports: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
@@ -251,7 +285,7 @@ def ladders_of(plan: dict[str, Any], rows: Iterable[Row]) -> dict[str, Ladder]:
     for (config_id, phase, step), found in reports.items():
         if {row.seed for row in found} < set(plan["seeds"]):
             continue
-        trial, ladder = planned[config_id], ladders[planned[config_id]["dataset"]]
+        trial, ladder = planned[config_id], ladders[cohort_of(plan, planned[config_id])]
         if phase == plan["phases"][trial["algorithm"]][-1][0]:
             ladder.reach(config_id, step, rank_of(plan, found))
         if all(row.diverged for row in found):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,11 @@ class HalvingScheduler(TrialScheduler):
     that begins at a rung (after a resume or a failure) reports it again before it trains.
     """
 
-    def __init__(self, ladders: Mapping[str, Ladder], rank_at: RankAt) -> None:
-        """`ladders` by data set; `rank_at` gives a trial's rank at a rung that it has reported."""
+    def __init__(self, ladders: Mapping[str, Ladder], rank_at: RankAt, at_once: float = math.inf) -> None:
+        """`ladders` by the trials' `Job.cohort`; `rank_at` gives a trial's rank at a rung that it has reported; no
+        trial that waited goes on while `at_once` others train."""
         super().__init__()
-        self._ladders, self._rank_at = ladders, rank_at
+        self._ladders, self._rank_at, self._at_once = ladders, rank_at, at_once
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         # Also called when a trial that failed is tried again.
@@ -58,8 +60,11 @@ class HalvingScheduler(TrialScheduler):
         for trial in paused:
             if self._standing(trial) == STOP:
                 tune_controller.stop_trial(trial)
-        pending = (trial for trial in tune_controller.get_trials() if trial.status == Trial.PENDING)
+        trials = tune_controller.get_trials()
+        pending = (trial for trial in trials if trial.status == Trial.PENDING)
         go_on = (trial for trial in paused if self._standing(trial) == GO)
+        if sum(trial.status == Trial.RUNNING for trial in trials) >= self._at_once:
+            return next(pending, None)
         return next(pending, None) or next(go_on, None)
 
     def debug_string(self) -> str:
@@ -67,7 +72,7 @@ class HalvingScheduler(TrialScheduler):
         return f"Successive halving: {stopped} trials stopped early"
 
     def _ladder(self, trial: Trial) -> Ladder:
-        return self._ladders[trial.config["job"]["dataset"]]
+        return self._ladders[trial.config["job"]["cohort"]]
 
     def _standing(self, trial: Trial) -> str:
         return self._ladder(trial).standing(_name(trial))
@@ -86,11 +91,10 @@ class RankAt:
         return rank_of(self._plan, [row for row in found if (row.phase, row.step) == (phase, rung)])
 
 
-def scheduler_of(plan: dict[str, Any], run_dir: Path) -> HalvingScheduler | None:
-    """The run's scheduler, with its ladders where the ledger has them; None if trials are not stopped early."""
+def ladders_in(plan: dict[str, Any], run_dir: Path) -> dict[str, Ladder]:
+    """The run's ladders where its ledger has them; empty if trials are not stopped early."""
     folder = run_dir / "ledger"
-    ladders = ladders_of(plan, ledger.rows(ledger.read(str(folder))) if folder.is_dir() else [])
-    return HalvingScheduler(ladders, RankAt(plan)) if ladders else None
+    return ladders_of(plan, ledger.rows(ledger.read(str(folder))) if folder.is_dir() else [])
 
 
 def _name(trial: Trial) -> str:

@@ -1,0 +1,80 @@
+"""The trials that a search has decided, one line each in the run's `trials.jsonl`, in the order of the decisions.
+
+A line is on the disk before anybody hears of its trial, so nothing trains that a resumed run would not know. The file
+only grows. A process that dies while it writes leaves a last line without an end: nobody has heard of that trial, so it
+is dropped, and decided again. Any other damage is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from raymix.files import sync_folder
+from raymix.types import UsageError
+
+NAME = "trials.jsonl"
+
+
+def read_decided(folder: Path) -> tuple[list[dict[str, Any]], int]:
+    """The trials in the order of the decisions, and the bytes that they take; what is behind those is a torn line.
+
+    Raises:
+        UsageError: a line is damaged, or not the next one.
+    """
+    path = folder / NAME
+    content = path.read_bytes() if path.is_file() else b""
+    whole = content.rfind(b"\n") + 1
+    trials: list[dict[str, Any]] = []
+    before = ""
+    for number, line in enumerate(content[:whole].splitlines(), start=1):
+        try:
+            digest, _, text = line.decode().partition(" ")
+            if digest != _digest(before, text):
+                raise ValueError(f"{digest} is not the digest of the line and of those before it")
+            trials.append(json.loads(text))
+        except ValueError as problem:
+            raise UsageError(
+                f"line {number} of {path} was changed or damaged, so the sweep cannot be resumed; restore the file from"
+                f" a copy; the results so far are whole: `raymix report {folder}`"
+            ) from problem
+        before = digest
+    return trials, whole
+
+
+class DecidedWriter:
+    """Appends to a run's `trials.jsonl`. One process at a time, as the run's lock has it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Drops a torn last line; `torn` says whether there was one. Raises as `read_decided`."""
+        self._path = folder / NAME
+        _, whole = read_decided(folder)
+        content = self._path.read_bytes() if self._path.is_file() else b""
+        self.torn = len(content) > whole
+        if self.torn:
+            with open(self._path, "r+b") as file:
+                file.truncate(whole)
+                os.fsync(file.fileno())
+        lines = content[:whole].splitlines()
+        self._before = lines[-1].decode().partition(" ")[0] if lines else ""
+
+    def append(self, trial: dict[str, Any]) -> None:
+        """Write a trial down; once this returns, it survives a power loss."""
+        text = json.dumps(trial)
+        digest = _digest(self._before, text)
+        fresh = not self._path.exists()
+        with open(self._path, "ab") as file:
+            file.write(f"{digest} {text}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if fresh:
+            sync_folder(self._path.parent)
+        self._before = digest
+
+
+def _digest(before: str, text: str) -> str:
+    """Of a line and, through the one before it, of all before: a missing line shows."""
+    return hashlib.sha256(f"{before} {text}".encode()).hexdigest()[:16]
