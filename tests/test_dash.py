@@ -29,6 +29,7 @@ from raymix.dash.server import application, is_loopback, ray_token, serve
 from raymix.dash.watch import SEGMENTS_AT_ONCE, Storage, Watched
 from raymix.report.page_facts import page_facts
 from raymix.report.runs import read_runs, stopped
+from raymix.search.decided import DecidedWriter
 from raymix.search.halving import stopped_trials
 from raymix.types import UsageError
 
@@ -172,6 +173,41 @@ def test_programs_and_progress_come_from_plan_and_rows(tmp_path: Path) -> None:
     assert program["hours"] == pytest.approx(2.0) and program["speed"] == pytest.approx(20.0)
     by_id = {row["id"]: row for row in facts["rows"]}
     assert by_id[ids[1]]["left"] == pytest.approx(10.0) and by_id[ids[2]]["status"] == "no results yet"
+
+
+def test_what_a_search_decides_appears(tmp_path: Path) -> None:
+    run = make(tmp_path, "run")
+    configs = [{"steps": 300, "beta": beta} for beta in (1.0, 2.0)]
+    trials = [
+        {
+            "config_id": ledger.config_id("lom", "raymix/toy-v0", "abc", config),
+            "algorithm": "lom",
+            "dataset": "raymix/toy-v0",
+            "config": config,
+            "label": f"beta={config['beta']}",
+        }
+        for config in configs
+    ]
+    put(run, {"beta": 1.0}, [1.0, 2.0])
+    describe_run(
+        run,
+        [],
+        trials=[],
+        seeds=[0, 1],
+        phases={"lom": [["main", "steps"]]},
+        searcher={"trials": 3},
+        studies=[{"trials": 3}],
+    )
+    decided = DecidedWriter(run)
+    decided.append(trials[0])
+    watched = Watched(run)
+    facts = facts_of(watched)
+    assert facts["progress"]["trials"] == 3 and facts["progress"]["done"] == pytest.approx(1 / 3)
+    assert "2 of 3 trials of run are not decided yet" in facts["notices"]
+    decided.append(trials[1])
+    facts = facts_of(watched)
+    assert [row["id"] for row in facts["rows"]] == [trial["config_id"] for trial in trials]
+    assert "1 of 3 trials of run are not decided yet" in facts["notices"]
 
 
 def test_early_stopping_is_read_from_the_rows_that_matter(tmp_path: Path) -> None:

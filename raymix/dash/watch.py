@@ -19,6 +19,8 @@ from raymix import ledger
 from raymix.report.evaluations import Configuration, configurations, dataset_labels
 from raymix.report.page_facts import Memo, curve, page_facts
 from raymix.report.runs import Runs, columns_of, phases_told, plan_of, planned_seeds, stopped
+from raymix.search import decided
+from raymix.search.truth import total_trials, undecided_in_words
 from raymix.types import UsageError
 
 SEGMENTS_AT_ONCE = 250
@@ -45,7 +47,7 @@ class Storage:
         self.folder = Path(folder).expanduser().resolve()
         if not self.folder.is_dir():
             raise UsageError(f"there is no folder {self.folder}; give the storage folder of runs, or a run")
-        self._plans: dict[Path, tuple[int, dict[str, Any]]] = {}
+        self._plans: dict[Path, _Plan] = {}
         self._watched: dict[Path, Watched] = {}
 
     def runs(self) -> dict[str, Path]:
@@ -59,14 +61,14 @@ class Storage:
         """Each run in a line, the newest first."""
         lines = []
         for name, path in self.runs().items():
-            plan = self._plan(path)
+            plan = self._plans.setdefault(path, _Plan(path)).read()
             trials = plan.get("trials", [])
             changed = (path / "ledger").stat().st_mtime if (path / "ledger").is_dir() else None
             date = _NAME.fullmatch(name)
             lines.append(
                 {
                     "name": name,
-                    "trials": len(trials) if plan else None,
+                    "trials": total_trials(plan) if plan else None,
                     "algorithms": sorted({trial["algorithm"] for trial in trials if "algorithm" in trial}),
                     "datasets": sorted({trial["dataset"] for trial in trials if "dataset" in trial}),
                     "started": "{}-{}-{} {}:{}:{}".format(*date.groups()) if date else "–",
@@ -84,14 +86,22 @@ class Storage:
             self._watched[path] = Watched(path)
         return self._watched[path]
 
-    def _plan(self, path: Path) -> dict[str, Any]:
-        try:
-            state = (path / "sweep.json").stat().st_mtime_ns
-        except FileNotFoundError:
-            return {}
-        if self._plans.get(path, (None,))[0] != state:
-            self._plans[path] = state, plan_of(str(path))
-        return self._plans[path][1]
+
+class _Plan:
+    """A run's plan, read again when the run is described anew or a search has decided another trial."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._state: object = None
+        self._plan: dict[str, Any] = {}
+
+    def read(self) -> dict[str, Any]:
+        """Empty where there is none or it is damaged."""
+        files = [self._folder / name for name in ("sweep.json", decided.NAME)]
+        state = [(path.stat().st_mtime_ns, path.stat().st_size) for path in files if path.exists()]
+        if state != self._state:
+            self._state, self._plan = state, plan_of(str(self._folder))
+        return self._plan
 
 
 class Watched:
@@ -107,6 +117,7 @@ class Watched:
         """What keeps the page from being whole; empty where it is."""
         self._lock = threading.Lock()
         self._memo = Memo()
+        self._plan_file = _Plan(folder)
         self._plan: dict[str, Any] = {}
         self._follower: ledger.Follower | None = None
         self._damage: list[str] = []
@@ -134,8 +145,7 @@ class Watched:
         return {name: curve(found[name], runs) for name in ids if name in found} if runs is not None else {}
 
     def _update(self) -> None:
-        if not self._plan:
-            self._plan = plan_of(str(self.folder))
+        known, self._plan = self._plan, self._plan_file.read()
         metric = self._plan.get("metric") or "return"
         if self._follower is None:
             columns = columns_of([self._plan], metric)
@@ -143,7 +153,7 @@ class Watched:
                 str(self.folder / "ledger"), columns, lambda damage: self._damage.append(str(damage))
             )
         started, spent, left = time.monotonic(), 0.0, 1
-        stale = self.facts is None
+        stale = self.facts is None or self._plan is not known
         while left:
             told = len(self._damage)
             changed, left = self._follower.poll(SEGMENTS_AT_ONCE)
@@ -181,7 +191,11 @@ class Watched:
             metric=metric,
             phases=phases_told({str(self.folder): self._plan}),
             seeds=planned_seeds([self._plan]),
-            notices=[*_first(self._damage), *_starts(self._found.values())],
+            notices=[
+                *_first(self._damage),
+                *_starts(self._found.values()),
+                *undecided_in_words(self._plan, self.folder.name),
+            ],
             plans=[self._plan],
             stopped=out,
         )
@@ -214,6 +228,7 @@ def _progress(plan: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dic
     training = [row for row in rows if _reports(row, newest)]
     totals = {trial["config_id"]: _steps(plan, trial) for trial in plan.get("trials", ())}
     seeds = len(plan.get("seeds", ()))
+    total = max(len(rows), total_trials(dict(plan)) if plan else 0)
     over = [row["status"] not in ("unfinished", "no results yet") for row in rows]
     left = [
         totals[row["id"]] * (1 - row["progress"]) * seeds
@@ -222,8 +237,8 @@ def _progress(plan: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dic
     ]
     speed = sum(row["speed"] for row in training)
     return {
-        "done": sum(row["progress"] or 0.0 for row in rows) / len(rows) if rows else 0.0,
-        "trials": len(rows),
+        "done": sum(row["progress"] or 0.0 for row in rows) / total if total else 0.0,
+        "trials": total,
         "over": sum(over),
         "training": len(training),
         "speed": speed or None,
