@@ -85,6 +85,7 @@ def connected(address: str | None = None, dashboard: bool = True) -> Iterator[Cl
         # Ray read the setting when it was imported, which a sweep's file may have done first; it is asked of this
         # constant. tests/test_sweep.py holds Ray to it.
         ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+    _skip_warnings_of_many_processes()
     if ray.is_initialized():
         raise UsageError("Ray is running in this process already; call ray.shutdown() before starting a sweep")
     if address is None:
@@ -119,6 +120,18 @@ def connected(address: str | None = None, dashboard: bool = True) -> Iterator[Cl
         )
     finally:
         ray.shutdown()
+
+
+def _skip_warnings_of_many_processes() -> None:
+    """Ray warns of every few processes more than cores, on the screen; a sweep has them on purpose.
+
+    $RAY_DEDUP_LOGS_SKIP_REGEX says the same, but is read when Ray is imported. tests/test_tune_contract.py holds Ray
+    to this.
+    """
+    from ray._private import ray_logging
+
+    for shown in (ray_logging.stdout_deduplicator, ray_logging.stderr_deduplicator):
+        shown.skip_re = shown.skip_re or re.compile("PYTHON worker processes have been started on node")
 
 
 def _usable_cpus() -> int:

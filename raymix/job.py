@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,12 +168,28 @@ def reported(job: Job) -> tuple[list[int], bool]:
     The report is told as `checkpoint.order_of` does; before the first it is [-1, 0]. Training ends with the last phase,
     or where all seeds have diverged.
     """
+    folder = ledger_folder(job)
+    table = ledger.read(str(folder), job.config_id, ["diverged"]) if folder.is_dir() else None
+    return _reported(job, [] if table is None else table.to_pylist())
+
+
+def finished(jobs: Sequence[Job]) -> set[str]:
+    """Configuration ids of those of a run's jobs after whose last report in the ledger nothing is to come."""
+    folder = ledger_folder(jobs[0]) if jobs else None
+    if folder is None or not folder.is_dir():
+        return set()
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in ledger.read(str(folder), None, ["diverged"]).to_pylist():
+        rows.setdefault(row["config_id"], []).append(row)
+    return {job.config_id for job in jobs if _reported(job, rows.get(job.config_id, ()))[1]}
+
+
+def _reported(job: Job, rows: Iterable[Mapping[str, Any]]) -> tuple[list[int], bool]:
+    """`reported` from the job's rows in the ledger: phase, step, seed, diverged."""
     until, points = [-1, 0], report_points(job)
-    if not ledger_folder(job).is_dir():
-        return until, False
     found: dict[tuple[str, int], dict[int, bool]] = {}
-    for row in ledger.rows(ledger.read(str(ledger_folder(job)), job.config_id)):
-        found.setdefault((row.phase, row.step), {})[row.seed] = row.diverged
+    for row in rows:
+        found.setdefault((row["phase"], row["step"]), {})[row["seed"]] = row["diverged"]
     phases = list(dict.fromkeys(phase for phase, _ in points))
     for phase, step in points:
         seeds = found.get((phase, step), {})

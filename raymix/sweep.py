@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import raymix
 from raymix import ledger
 from raymix.data.held_out import held_out_episodes
-from raymix.job import job_of, reported
+from raymix.job import finished, job_of
 from raymix.plan import SweepSpec, describe, expand, read_description, seat, settled
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
 from raymix.search.halving import stopped_trials
@@ -322,10 +322,10 @@ def finished_trials(plan: dict[str, Any], run_dir: Path) -> set[str]:
     """Configuration ids of which the ledger has every row to the end: that of training, or where all seeds have
     diverged, or where the trial was stopped early."""
     jobs = [job_of(plan, trial, run_dir, device="cpu", capture="auto") for trial in plan["trials"]]
-    finished = {job.config_id for job in jobs if reported(job)[1]}
+    over = finished(jobs)
     folder = run_dir / "ledger"
     rows = ledger.rows(ledger.read(str(folder))) if plan.get("scheduler") and folder.is_dir() else []
-    return finished | set(stopped_trials(plan, rows))
+    return over | set(stopped_trials(plan, rows))
 
 
 @contextlib.contextmanager

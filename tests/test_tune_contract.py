@@ -345,3 +345,17 @@ def test_names_that_schedulers_answer_with() -> None:
     assert (TrialScheduler.CONTINUE, TrialScheduler.PAUSE, TrialScheduler.STOP) == ("CONTINUE", "PAUSE", "STOP")
     statuses = (Trial.PENDING, Trial.RUNNING, Trial.PAUSED, Trial.TERMINATED, Trial.ERROR)
     assert statuses == ("PENDING", "RUNNING", "PAUSED", "TERMINATED", "ERROR")
+
+
+def test_warnings_of_many_processes_can_be_skipped() -> None:
+    """Catches a Ray that prints messages of its raylet by other ways."""
+    from ray._private import ray_logging
+
+    from raymix.cluster import _skip_warnings_of_many_processes
+
+    _skip_warnings_of_many_processes()
+    warning = "WARNING: 8 PYTHON worker processes have been started on node: 43b7 with address: 127.0.0.1."
+    for shown in (ray_logging.stdout_deduplicator, ray_logging.stderr_deduplicator):
+        for line, lines in ((warning, []), ("out of memory", ["out of memory"])):
+            (batch,) = shown.deduplicate({"ip": "", "pid": "raylet", "is_err": True, "lines": [line]})
+            assert batch["lines"] == lines
