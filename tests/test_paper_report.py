@@ -112,7 +112,7 @@ def test_every_published_row_is_well_formed() -> None:
     for each in published():
         assert each.paper in PAPERS and each.place and each.dataset and each.method and math.isfinite(each.mean)
         assert each.version in ("", "v0", "v1", "v2")
-        assert each.unit in (*SCORES, "sum of normalized scores", "minutes", "ms")
+        assert each.unit in (*SCORES, "sum of normalized scores", "mean of normalized scores", "minutes", "ms")
         assert (each.spread is None) == (each.spread_is == "")
         assert each.spread_is in ("", "not stated", STANDARD_DEVIATION)
         assert each.spread_is != STANDARD_DEVIATION or each.seeds
@@ -232,6 +232,7 @@ def test_scores_on_another_scale_have_no_difference(tmp_path: Path) -> None:
     (row,) = compared(paper_table(read(run)))
     assert (row["published"], row["ours"], row["unit"]) == (47.2, 90.0, "return")
     assert math.isnan(row["difference"]) and "compare the order only" in row["caveat"]
+    assert "\nFetchReach-multigoal | LOM " in render(paper_table(read(run)), "last")
 
 
 def test_scores_that_cannot_be_normalized_are_missing_and_said_to_be(tmp_path: Path) -> None:
@@ -274,6 +275,7 @@ def test_unfinished_and_diverged_runs_say_so(tmp_path: Path) -> None:
     (begun,) = compared(frame, dataset="hopper-medium")
     assert "ours is unfinished, at step 300 of phase main; 1 of our 3 seeds diverged" in begun["caveat"]
     assert begun["ours"] == pytest.approx(81.0) and math.isnan(begun["difference_low"])
+    assert "81.0 (interval needs 3 seeds), 2 of 3 seeds, 300 steps" in render(frame, "last")
     (first,) = compared(frame, dataset="hopper-expert")
     assert math.isnan(first["ours"]) and "ours is unfinished, at step 500 of phase mixture" in first["caveat"]
 
@@ -287,7 +289,7 @@ def test_the_command_prints_writes_and_refuses(tmp_path: Path, capsys: pytest.Ca
     assert "LOM, Table 1" in text and "100.8 sd 1.4, 4 seeds" in text and "80.0 (75.0 to 85.0), 3 seeds" in text
     assert "not run on hopper-medium: OneStep, AWAC, TD3BC, LAPO, DMPO, WCGAN, WCVAE" in text
     assert "not in raymix: CQL" in text and "bc on toy/chain-v0" in text
-    assert "not run: FetchReach-multigoal, FetchPush-multigoal, FetchPick-multigoal" in text
+    assert "nothing run of: LOM, Table 2 (3 tasks)" in text and "nan" not in text
     assert len(pd.read_csv(csv)) == 153
     main(["report", str(run), "--paper", "all", "--json"])
     output = capsys.readouterr()

@@ -104,14 +104,22 @@ def render(frame: pd.DataFrame, select: str) -> str:
         f"published numbers beside ours, {SELECT[select]}; sd is the standard deviation over seeds, and what ± is the"
         " paper does not say; of our settings only the steps and what makes a variant are compared with the paper's"
     ]
+    waiting = []
     for (paper, place), own in frame.groupby(["paper", "place"], sort=False):
         compared = own[own["status"] == COMPARED]
-        lines = [f"{PAPERS[paper]}, {place}"]
         if len(compared):
-            lines += ["", *_aligned([_cells(record) for record in compared.to_dict("records")]), ""]
-        lines += _not_run(own)
-        blocks.append("\n".join(lines).rstrip())
-    return "\n\n".join(blocks)
+            lines = _aligned([_cells(record) for record in compared.to_dict("records")])
+            blocks.append("\n".join([f"{PAPERS[paper]}, {place}", "", *lines, *_not_run(own)]))
+        elif tasks := own.loc[own["status"] == NOT_RUN, "dataset"].nunique():
+            waiting.append(f"{PAPERS[paper]}, {place} ({tasks} task{'s' if tasks > 1 else ''})")
+    rest = [f"nothing run of: {'; '.join(waiting)}"] if waiting else []
+    absent = frame[frame["status"] == NOT_HERE]
+    for title, names in (
+        ("not in raymix", absent.loc[absent["unit"].isin(SCORES), "method"]),
+        ("no scores of runs", absent.loc[~absent["unit"].isin(SCORES), "dataset"]),
+    ):
+        rest += [f"{title}: {_listed(names)}"] if len(names) else []
+    return "\n\n".join([*blocks, *(["\n".join(rest)] if rest else [])])
 
 
 def _name(one: Configuration) -> str:
@@ -203,18 +211,22 @@ def _cells(record: dict[str, Any]) -> dict[str, str]:
         theirs += f" {sign} {record['spread']:g}"
     theirs += _seeds(record["published_seeds"])
     mean = "no score" if math.isnan(record["ours"]) else _number(record["ours"])
+    seeds = _seeds(record["seeds"], record["diverged"])
     return {
-        "task": f"{record['dataset']}{f'-{v}' if (v := record['version']) else ''}",
+        "task": record["dataset"] if pd.isna(record["version"]) else f"{record['dataset']}-{record['version']}",
         "method": record["method"] + (f" ({record['settings']})" if record["settings"] else ""),
         "published": theirs,
-        "ours": f"{mean}{_interval(record)}{_seeds(record['seeds'])}, {record['steps']:,} steps",
+        "ours": f"{mean}{_interval(record)}{seeds}, {record['steps']:,} steps",
         "difference": _difference(record),
         "caveat": record["caveat"],
     }
 
 
-def _seeds(count: Any) -> str:
-    return "" if pd.isna(count) else f", {count} seed{'s' if count != 1 else ''}"
+def _seeds(count: Any, diverged: int = 0) -> str:
+    if pd.isna(count):
+        return ""
+    of = f"{count - diverged} of " if diverged else ""
+    return f", {of}{count} seed{'s' if count != 1 else ''}"
 
 
 def _number(value: float) -> str:
@@ -251,22 +263,16 @@ def _aligned(rows: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _not_run(own: pd.DataFrame) -> list[str]:
-    """What of a published table has no counterpart in the runs, in few lines."""
+    """What of a published table has no counterpart in the runs, after a blank line."""
     started = set(own.loc[own["status"] == COMPARED, "dataset"])
     waiting = own[own["status"] == NOT_RUN]
     lines = [
         f"not run on {dataset}: {_listed(rows['method'])}"
         for dataset, rows in waiting[waiting["dataset"].isin(started)].groupby("dataset", sort=False)
     ]
-    if len(rest := waiting[~waiting["dataset"].isin(started)]):
-        lines.append(f"not run: {_listed(rest['dataset'])} (with {_listed(rest['method'])})")
-    absent = own[own["status"] == NOT_HERE]
-    scores = absent["unit"].isin(SCORES)
-    if scores.any():
-        lines.append(f"not in raymix: {_listed(absent.loc[scores, 'method'])}")
-    if not scores.all():
-        lines.append(f"no scores of runs: {_listed(absent.loc[~scores, 'dataset'])}")
-    return lines
+    if len(rest := waiting.loc[~waiting["dataset"].isin(started), "dataset"]):
+        lines.append(f"not run: {_listed(rest)}")
+    return ["", *lines] if lines else []
 
 
 def _listed(names: Iterable[str]) -> str:
