@@ -19,6 +19,7 @@ from test_report import add, describe_run
 
 import raymix.report
 from raymix.cli import main
+from raymix.plan import write_description
 from raymix.report.beside_papers import paper_table, render, unmatched
 from raymix.report.published import METHODS, PAPERS, SCORES, STANDARD_DEVIATION, counterpart, published
 from raymix.report.runs import read_runs
@@ -278,6 +279,15 @@ def test_unfinished_and_diverged_runs_say_so(tmp_path: Path) -> None:
     assert "81.0 (interval needs 3 seeds), 2 of 3 seeds, 300 steps" in render(frame, "last")
     (first,) = compared(frame, dataset="hopper-expert")
     assert math.isnan(first["ours"]) and "ours is unfinished, at step 500 of phase mixture" in first["caveat"]
+
+
+def test_seeds_that_were_planned_and_are_missing_are_named(tmp_path: Path) -> None:
+    run = make(tmp_path, "run")
+    add(run, {}, 40.0, dataset="d4rl/hopper-medium-v2")
+    name = read(run).configurations[0].config_id
+    write_description(run, {"trials": [{"config_id": name}], "seeds": [0, 1, 2, 7, 9]})
+    (row,) = compared(paper_table(read(run), "lom"))
+    assert row["caveat"].endswith("our seeds 7, 9 are missing")
 
 
 def test_the_command_prints_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
