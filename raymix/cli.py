@@ -177,6 +177,11 @@ def parser() -> argparse.ArgumentParser:
         help="write one interactive page: decision, curves, hyperparameters, cost; opens offline",
     )
     command.add_argument("--baseline", metavar="NAME", help="differences from this algorithm or config_id")
+    command.add_argument(
+        "--paper",
+        metavar="NAME",
+        help="instead, our numbers next to the published ones of lom, lapo, lbrac_v, td3_rkl, dmpo or all",
+    )
     command.add_argument("--keep-going", action="store_true", help="leave out damaged parts of ledgers, and name them")
     command.add_argument(
         "--select", help="last, mean_last_3, or best (an oracle); default: what the run was started with"
@@ -503,6 +508,9 @@ def refuse_beside_resume(options: argparse.Namespace, *names: str) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """`raymix report DIR`."""
+    if options.paper is not None:
+        paper_report(options)
+        return
     if options.embeddings and options.optuna:
         raise UsageError("--embeddings and --optuna each write something else; ask for one of them")
     if options.embeddings:
@@ -532,21 +540,15 @@ WIDE = ("csv", "latex", "html", "baseline", "keep_going")
 
 def wide_report(options: argparse.Namespace) -> None:
     """`raymix report DIR... [--csv FILE] [--latex FILE] [--html FILE] [--baseline NAME] [--keep-going]`."""
-    from raymix.files import write_atomically
     from raymix.report import SELECT, comparison, metric_in_words, sensitivity
     from raymix.report.runs import missing, read_runs
 
     runs = read_runs(options.folder, options.select, options.metric, options.keep_going)
     frame = comparison.wide_table(runs, options.baseline)
-    for path, text in (
-        (options.csv, lambda: frame.to_csv(index=False)),
-        (options.latex, lambda: comparison.to_latex(frame)),
-    ):
-        if path:
-            try:
-                write_atomically(path, text())
-            except OSError as problem:
-                raise UsageError(f"cannot write {path}: {problem.strerror}; give another file") from problem
+    if options.csv:
+        _write(options.csv, frame.to_csv(index=False))
+    if options.latex:
+        _write(options.latex, comparison.to_latex(frame))
     if options.html:
         from raymix.report.page import write_page
 
@@ -571,6 +573,40 @@ def wide_report(options: argparse.Namespace) -> None:
         print("\n" + "\n".join(lines))
     if options.html:
         print(f"\npage    {options.html}")
+
+
+def paper_report(options: argparse.Namespace) -> None:
+    """`raymix report DIR... --paper NAME [--csv FILE] [--json] [--select RULE] [--keep-going]`."""
+    from raymix.report import beside_papers
+    from raymix.report.published import published
+    from raymix.report.runs import missing, read_runs
+
+    published(options.paper)  # a wrong name is told before ledgers are read
+    for name in ("latex", "html", "baseline", "metric", "embeddings", "optuna"):
+        if getattr(options, name):
+            raise UsageError(
+                f"--{name} does not go with --paper, which takes --csv, --json, --select and --keep-going; leave one"
+                " of them out"
+            )
+    runs = read_runs(options.folder, options.select, "return", options.keep_going)
+    frame = beside_papers.paper_table(runs, options.paper)
+    if options.csv:
+        _write(options.csv, frame.to_csv(index=False))
+    notes = [*runs.notices, *missing(runs), *beside_papers.unmatched(runs, frame)]
+    if options.json:
+        print(frame.to_json(orient="records"))
+        print("\n".join(notes), end="\n" if notes else "", file=sys.stderr)
+        return
+    print("\n".join([beside_papers.render(frame, runs.select), *([""] if notes else []), *notes]))
+
+
+def _write(path: str, text: str) -> None:
+    from raymix.files import write_atomically
+
+    try:
+        write_atomically(path, text)
+    except OSError as problem:
+        raise UsageError(f"cannot write {path}: {problem.strerror}; give another file") from problem
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -360,5 +360,6 @@ def test_a_report_folder_that_cannot_be_written_is_named(run: Path) -> None:
 
 
 def test_reports_import_neither_torch_nor_ray() -> None:
-    code = "import sys, raymix.ledger, raymix.report.figures; print({'torch', 'ray'} & set(sys.modules))"
+    modules = "raymix.ledger, raymix.report.figures, raymix.report.beside_papers"
+    code = f"import sys, {modules}; print({{'torch', 'ray'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

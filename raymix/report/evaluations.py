@@ -58,8 +58,8 @@ class Configuration:
     """All hyperparameters."""
     version: str
     """Version of raymix that trained it."""
-    normalizable: bool
-    """Its data set has reference returns."""
+    references: tuple[float, float] | None
+    """The returns of its data set that count as normalized scores of 0 and 100, where it has some."""
     seeds: Mapping[int, Sequence[Evaluation]]
     """The reports of each seed, in order."""
     pace: Pace
@@ -107,7 +107,7 @@ def configurations(table: pa.Table, metric: str = "return") -> list[Configuratio
                 dataset_hash=fact["dataset_hash"],
                 config=ledger.decode(fact["config"]),
                 version=fact["version"],
-                normalizable=low is not None and high is not None,
+                references=None if low is None or high is None else (low, high),
                 seeds=dict(by_seed),
                 pace=pace,
             )

@@ -127,6 +127,28 @@ def difference(scores: Mapping[int, float], baseline: Mapping[int, float], confi
     return Difference(mean, (float(welch.low), float(welch.high)), 0)
 
 
+def difference_from_summary(
+    scores: Sequence[float], mean: float, std: float | None, seeds: int | None, confidence: float = 0.95
+) -> Difference:
+    """`scores` (one per seed) less a published mean, with Welch's interval from its sample standard deviation `std`.
+
+    Scores that are not finite are left out. No interval without `std` and `seeds`, and for fewer than three seeds on
+    either side.
+    """
+    finite = [score for score in scores if math.isfinite(score)]
+    if not finite:
+        return Difference(math.nan, None, 0)
+    gap = float(np.mean(finite)) - mean
+    if std is None or seeds is None or min(len(finite), seeds) < FEWEST_SEEDS:
+        return Difference(gap, None, 0)
+    own, other = float(np.var(finite, ddof=1)) / len(finite), std**2 / seeds
+    if own + other == 0:
+        return Difference(gap, (gap, gap), 0)
+    freedom = (own + other) ** 2 / (own**2 / (len(finite) - 1) + other**2 / (seeds - 1))
+    half = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * math.sqrt(own + other)
+    return Difference(gap, (gap - half, gap + half), 0)
+
+
 def probability_of_improvement(tasks: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
     """How probable it is that a run of the first method scores higher than one of the second, mean over tasks.
 
