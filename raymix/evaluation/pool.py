@@ -101,7 +101,7 @@ class RolloutPool:
                 else:
                     seen[number] = steps
         try:
-            evaluations, died = zip(*ray.get(pending))
+            played = ray.get(pending)
         except RayActorError as problem:
             how = f"made no step within {patience_s:g} s" if hung else "crashed"
             raise RuntimeError(
@@ -110,7 +110,8 @@ class RolloutPool:
             ) from problem
         why = f" (no step within {patience_s:g} s)" if hung else ""
         told = f"A process that plays policies ended{why}; another one played again what it was at."
-        return list(evaluations), [told] if hung or any(died) else []
+        died = hung or any(died for _, died in played)
+        return [evaluation for evaluation, _ in played], [told] if died else []
 
     def _actor(self, number: int) -> Any:
         return self._actors[number % self.size]
