@@ -152,9 +152,8 @@ def test_names_and_folders_that_are_unusual(home: Path, dashboard: str, tmp_path
     assert "WebSocket" not in output + errors
     (tmp_path / "data.bin").write_bytes(os.urandom(101 * 2**20))
     status, _, errors = said(home, tmp_path, *command)
-    assert (
-        status == 2 and "is too large to travel" in errors and ".gitignore" in errors and "Traceback" not in errors
-    ), errors
+    assert status == 2 and "is too large to travel" in errors and ".gitignore" in errors, errors
+    assert "Traceback" not in errors
     (tmp_path / ".gitignore").write_text("*.bin")
     assert said(home, tmp_path, *command)[0] == 0
 
