@@ -6,6 +6,7 @@ Shared by the Tune trainable and by `raymix train`. Imports neither torch nor ra
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: Path, device: s
     if "widths" not in trial:
         raise UsageError(
             f"{run_dir} was started by a raymix that trained every trial on its own, so this one cannot go on with it;"
-            f" its results so far are whole: `raymix report {run_dir}`"
+            f" its results so far are whole: `raymix report {shlex.quote(str(run_dir))}`"
         )
     return Job(
         run=run_dir.name,

@@ -8,6 +8,7 @@ again while it runs follows it instead of starting another.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shlex
@@ -42,6 +43,18 @@ class Job:
     ended: float | None
 
 
+def check_options(options: Sequence[str]) -> None:
+    """Raise `UsageError` for options after the sweep's file that are meant for `raymix submit`, or have no use there.
+
+    The sweep has a --json too, but what it prints then does not tell where its run is, which `raymix resume` needs.
+    """
+    for name in (option.split("=")[0] for option in options):
+        if name in ("--address", "--storage", "--python", "--detach", "--json"):
+            raise UsageError(f"{name} is an option of `raymix submit`; give it before the sweep's file")
+        if name == "--resume":
+            raise UsageError("--resume is not for a sweep that is submitted; `raymix resume ID` goes on with its run")
+
+
 class Jobs:
     """The jobs of the cluster whose dashboard is at an address such as http://127.0.0.1:8265."""
 
@@ -52,6 +65,7 @@ class Jobs:
             raise UsageError(f"--address takes the dashboard's, such as {DEFAULT_ADDRESS}, not {address!r}")
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # says that a job's output ended
         try:
             self._client = JobSubmissionClient(address)
         except Exception as problem:  # whatever its HTTP library raises
@@ -76,9 +90,6 @@ class Jobs:
             raise UsageError(
                 f"--storage takes a folder that all nodes of the cluster see, such as /mnt/raymix/runs, not {storage!r}"
             )
-        own = [option for option in options if option.split("=")[0] in ("--address", "--storage")]
-        if own:
-            raise UsageError(f"{own[0]} is an option of `raymix submit`; give it before the sweep's file")
         relative = Path(script).resolve().relative_to(Path.cwd()).as_posix()
         return self._start(relative, ["--storage", storage, *options], python)
 
@@ -98,21 +109,31 @@ class Jobs:
         here = urlsplit(self.address).hostname in ("127.0.0.1", "localhost", "::1")
         python = python or (sys.executable if here else "python")
         entrypoint = shlex.join([python, script, "--address", "auto", *options])
-        stem = f"{Path(script).stem}-{hashlib.sha256(entrypoint.encode()).hexdigest()[:8]}"
+        word = re.sub(r"[^\w.-]+", "-", Path(script).stem).strip("-") or "sweep"  # an id is typed into a shell
+        stem = f"{word}-{hashlib.sha256(entrypoint.encode()).hexdigest()[:8]}"
         earlier = [job for job in self.all() if re.fullmatch(rf"{re.escape(stem)}(-\d+)?", job.id)]
         if running := [job for job in earlier if job.status in ("PENDING", "RUNNING")]:
             return running[0], False
         own = {name: os.environ[name] for name in ("RAYMIX_ENVIRONMENTS",) if name in os.environ}
-        job_id = self._client.submit_job(
-            entrypoint=entrypoint,
-            submission_id=stem if not earlier else f"{stem}-{len(earlier) + 1}",
-            runtime_env={
-                "working_dir": str(Path.cwd()),
-                "excludes": _EXCLUDED,
-                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1", **own},
-            },
-            metadata={_MARK: script},
-        )
+        try:
+            job_id = self._client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=stem if not earlier else f"{stem}-{len(earlier) + 1}",
+                runtime_env={
+                    "working_dir": str(Path.cwd()),
+                    "excludes": _EXCLUDED,
+                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1", **own},
+                },
+                metadata={_MARK: script},
+            )
+        except (RuntimeError, ValueError) as problem:  # of Ray: what its dashboard answers, and files over its limits
+            reason = str(problem).strip().splitlines()[0].rstrip(".")
+            if "size" not in reason:  # such as no agent yet on a cluster that has just started
+                raise UsageError(f"{self.address} does not take the sweep now ({reason}); try again") from problem
+            raise UsageError(
+                f"{Path.cwd()} is too large to travel to the cluster ({reason}); name data and results in its"
+                " .gitignore, or keep them elsewhere"
+            ) from problem
         return self.find(job_id), True
 
     def all(self) -> list[Job]:

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from raymix.jobs import DEFAULT_ADDRESS, Job, Jobs
+from raymix.jobs import DEFAULT_ADDRESS, Job, Jobs, check_options
 
 
 def add_to(commands: Any) -> None:
@@ -59,6 +59,7 @@ def _shared(command: argparse.ArgumentParser, follows: bool = True) -> None:
 
 def submit(options: argparse.Namespace) -> None:
     """`raymix submit SWEEP.py`."""
+    check_options(options.options)  # before an address is asked that is not meant
     jobs = Jobs(options.address)
     _started(jobs, *jobs.submit(options.script, options.options, options.storage, options.python), options)
 

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def expand(*specs: SweepSpec) -> list[Trial]:
         UsageError: what is asked for cannot be done.
     """
     for spec in specs:
-        _check(spec)
+        check(spec)
         for name in _COMMON:
             if (own := getattr(spec, name)) != (first := getattr(specs[0], name)):
                 word = name.removesuffix("_list").replace("seed", "seeds")
@@ -247,8 +248,8 @@ def _expand_one(spec: SweepSpec) -> list[Trial]:
     return trials
 
 
-def _check(spec: SweepSpec) -> None:
-    """Types and ranges of all that is no hyperparameter; the algorithm checks those."""
+def check(spec: SweepSpec) -> None:
+    """Raise `UsageError` for types and ranges of all that is no hyperparameter; the algorithm checks those."""
     seeds = spec.seed_list
     if not seeds or not all(_is_whole(seed, 0) for seed in seeds) or len(set(seeds)) != len(seeds):
         raise UsageError(
@@ -481,12 +482,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise UsageError(
             f"{path} is damaged ({type(problem).__name__}), so the sweep cannot be resumed; its results so far are"
-            f" whole: `raymix report {folder}`"
+            f" whole: `raymix report {shlex.quote(str(folder))}`"
         ) from problem
     if digest != _digest(content):
         raise UsageError(
             f"{path} was changed or damaged since the sweep started, so it cannot be resumed; its results so far are"
-            f" whole: `raymix report {folder}`"
+            f" whole: `raymix report {shlex.quote(str(folder))}`"
         )
     if content.get("searcher"):  # runs from before there was one
         content["trials"] = read_decided(folder)[0]

@@ -162,9 +162,11 @@ def _carry_out(
         raise SweepFailed("\n".join([*problems, f"Results so far are kept; try again with: {how_to_resume}"]))
     left = {trial["config_id"] for trial in plan["trials"]} - finished_trials(plan, run_dir)
     if unfinished := len(left) + undecided(plan):
-        if options.deadline is None or time.monotonic() < options.deadline or not any(run_dir.glob("ledger/*.parquet")):
+        if options.deadline is None or time.monotonic() < options.deadline:
             raise Interrupted(stopped)
         told = f"The time is up with {unfinished} trials unfinished; go on with: {how_to_resume}"
+        if not any(run_dir.glob("ledger/*.parquet")):  # no result to make a report of
+            raise Interrupted(told)
         print(told, file=sys.stderr)
     return _report(run_dir)
 

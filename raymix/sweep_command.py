@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from typing import Any
 
 from raymix import ledger
 from raymix.cli import DEFAULT_STORAGE, refuse_beside_resume, show
-from raymix.plan import SweepSpec, Trial, expand, setting, studies, trial_of
+from raymix.plan import SweepSpec, Trial, check, expand, setting, studies, trial_of
+from raymix.report import find_run
 from raymix.sweep import Options, resume, run
 from raymix.types import Interrupted, SweepFailed, UsageError
 
@@ -27,6 +29,8 @@ def main(*specs: SweepSpec, arguments: list[str] | None = None) -> None:
     name = Path(getattr(module, "__file__", None) or "sweep").stem
     options = parser(specs, name, module.__doc__).parse_args(arguments)
     try:
+        if options.storage == "":  # a shell's unset variable
+            raise UsageError(f"--storage takes a folder, such as {DEFAULT_STORAGE}, not ''")
         if options.resume:
             refuse_beside_resume(
                 options, "dataset", "seeds", "steps", "set", "storage", "smoke", "dry_run", "metric", "held_out", "yes"
@@ -61,7 +65,7 @@ def main(*specs: SweepSpec, arguments: list[str] | None = None) -> None:
         sys.exit(1)
     show(report, options.json)
     if not options.json:
-        print(f"this table again: raymix report {report.run_dir}")
+        print(f"this table again: {shlex.join(['raymix', 'report', report.run_dir])}")
 
 
 def parser(specs: Sequence[SweepSpec], name: str, description: str | None) -> argparse.ArgumentParser:
@@ -144,11 +148,12 @@ MOST_TRIALS = 1_000
 
 def check_number(specs: Sequence[SweepSpec], confirmed: bool) -> None:
     """Raise `UsageError` for a sweep of very many trials, unless they are confirmed. Counts without spelling them out,
-    and leaves what is no search space to `raymix.plan.expand`."""
+    which takes a specification whose types are right: others are refused too."""
     number = 0
     for spec in specs:
+        check(spec)
         grids = [domain["grid_search"] for domain in spec.search.values() if isinstance(domain, Mapping)]
-        cells = len(spec.datasets) * math.prod(len(grid) for grid in grids if isinstance(grid, list | tuple))
+        cells = len(spec.datasets) * math.prod(map(len, grids))
         number += cells * (spec.samples if spec.searcher is None else spec.searcher.trials)
     if number > MOST_TRIALS and not confirmed:
         raise UsageError(
@@ -160,6 +165,8 @@ def check_number(specs: Sequence[SweepSpec], confirmed: bool) -> None:
 def dry_run(specs: Sequence[SweepSpec], root: Path, as_json: bool) -> str:
     """What the sweep would do, and what it would cost going by earlier runs in `root`."""
     trials, cells = expand(*specs), studies(*specs)
+    for folder in specs[0].searcher.warm_start if specs[0].searcher else ():
+        find_run(folder)  # refuses what is no run; whether its results fit is known with the data
     programs = {
         json.dumps([trial.algorithm, trial.dataset, structure_of(trial)], sort_keys=True, default=list)
         for trial in trials

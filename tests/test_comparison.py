@@ -82,7 +82,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     add(run, {"num_components": 1}, 60.0, seeds=2)
     describe_run(run, [{"num_components": 1}, {"num_components": 5}], seeds=[0, 1, 2])
     first, second = missing(read_runs([str(run)]))
-    assert "1 of 2 planned configurations have no results yet" in first and second.endswith("lacks seeds 2")
+    assert "1 of 2 planned configurations has no results yet" in first and second.endswith("lacks seeds 2")
 
 
 def test_two_runs_are_compared_pair_by_pair(tmp_path: Path) -> None:

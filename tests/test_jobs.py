@@ -39,6 +39,8 @@ def dashboard(home: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={free_port()}"]
     options = ["--num-cpus=2", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1"]
     options += [f"--ray-client-server-port={free_port()}", "--object-store-memory=100000000"]
+    # Its default is one port for all Rays of a machine, and only the first that has it can start jobs.
+    options.append(f"--dashboard-agent-listen-port={free_port()}")
     node = subprocess.Popen(
         [*command, *options],
         env={**environment(home), "RAY_AUTH_MODE": "token", "PYTHONPATH": PROJECT},
@@ -133,9 +135,27 @@ def test_a_sweep_is_submitted_once_stopped_and_resumed(home: Path, dashboard: st
         (("submit", *at, "--storage", "runs", "sweeps/small_sweep.py"), "--storage takes a folder that all nodes"),
         (("submit", *at, "--storage", "/runs", "sweeps/none.py"), "is no file below"),
         ((*command, "--storage", "x"), "--storage is an option of `raymix submit`"),
+        ((*command, "--json"), "--json is an option of `raymix submit`; give it before the sweep's file"),
+        ((*command, "--resume=x"), "`raymix resume ID` goes on with its run"),
+        (("submit", "--storage", "/runs", "x.py", f"--address={dashboard}"), "--address is an option of"),
     ):
         status, _, errors = said(home, project, *words)
         assert status == 2 and message in errors
+
+
+def test_names_and_folders_that_are_unusual(home: Path, dashboard: str, tmp_path: Path) -> None:
+    """An id needs no quotes, whatever the file's name; a folder that is too large to travel is one sentence."""
+    (tmp_path / "my sweep [1].py").write_text("print('here')")
+    command = ("submit", "--address", dashboard, "--storage", "/runs", "my sweep [1].py")
+    status, output, errors = said(home, tmp_path, *command)
+    assert status == 0 and output.startswith("my-sweep-1-") and "here" in output, output + errors
+    assert "WebSocket" not in output + errors
+    (tmp_path / "data.bin").write_bytes(os.urandom(101 * 2**20))
+    status, _, errors = said(home, tmp_path, *command)
+    assert status == 2 and "is too large to travel" in errors and ".gitignore" in errors, errors
+    assert "Traceback" not in errors
+    (tmp_path / ".gitignore").write_text("*.bin")
+    assert said(home, tmp_path, *command)[0] == 0
 
 
 def test_without_a_cluster_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -652,6 +652,12 @@ def spec_of(**changes: Any) -> SweepSpec:
             ),
             ("1,002 trials of 2 seeds", "more than 1,000", "--yes"),
         ),
+        (lambda: check_number([spec_of(searcher="optuna")], False), ("searcher takes Optuna(trials=...)", "'optuna'")),
+        (lambda: check_number([spec_of(search={"beta": {"a": 1}})], False), ("search['beta'] takes", "grid_search")),
+        (
+            lambda: dry_run([spec_of(searcher=Optuna(warm_start=("/no/run",)))], Path("runs"), as_json=False),
+            ("no folder /no/run",),
+        ),
     ],
 )
 def test_a_search_that_cannot_be_made_is_one_sentence(make: Callable[[], Any], words: tuple[str, ...]) -> None:

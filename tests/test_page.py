@@ -183,7 +183,7 @@ def test_unfinished_and_waiting_configurations_are_said_as_such(tmp_path: Path) 
     # 800 steps of the mixture and 200 of 300 are done.
     assert PHASES["lom"][0][1] == "mixture_steps" and by_value[5]["progress"] == pytest.approx(1000 / 1100)
     assert by_value[10]["mean"] is None and by_value[10]["scores"] == ["diverged"] * 3
-    assert any("1 of 4 planned configurations have no results yet" in line for line in facts["notices"])
+    assert any("1 of 4 planned configurations has no results yet" in line for line in facts["notices"])
 
 
 def test_curves_have_bands_of_the_seeds_that_live(grid: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -295,6 +296,15 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(options: list[str], wo
 def test_a_storage_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "--storage" in sweep_error(tmp_path, "--storage", str(tmp_path / "file" / "runs"))
+    assert "--storage takes a folder" in sweep_error(tmp_path, "--storage", "")  # a shell's unset variable
+
+
+def test_a_time_budget_that_ends_before_the_first_result_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    status, output, errors = Driver(folder, "--time-budget", "1s").finish()
+    assert status == 1 and "The time is up with 3 trials unfinished; go on with: " in errors, output + errors
+    assert shlex.quote(str(next((folder / "runs").iterdir()))) in errors
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])

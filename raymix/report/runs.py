@@ -111,7 +111,8 @@ def missing(runs: Runs) -> list[str]:
     words = []
     if absent := [config_id for config_id in runs.seeds if config_id not in there]:
         words.append(
-            f"{len(absent)} of {len(runs.seeds)} planned configurations have no results yet: {', '.join(absent)}"
+            f"{len(absent)} of {len(runs.seeds)} planned configurations {'has' if len(absent) == 1 else 'have'} no"
+            f" results yet: {', '.join(absent)}"
         )
     for config_id, planned in runs.seeds.items():
         if lacking := [seed for seed in planned if config_id in there and seed not in there[config_id]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def read_decided(folder: Path) -> tuple[list[dict[str, Any]], int]:
         except ValueError as problem:
             raise UsageError(
                 f"line {number} of {path} was changed or damaged, so the sweep cannot be resumed; restore the file from"
-                f" a copy; the results so far are whole: `raymix report {folder}`"
+                f" a copy; the results so far are whole: `raymix report {shlex.quote(str(folder))}`"
             ) from problem
         before = digest
     return trials, whole
