@@ -147,9 +147,12 @@ def _carry_out(
     cluster: Cluster,
     options: Options,
 ) -> Report:
+    patience = options.environment_patience_s
     flags = [
         *(["--address", options.address] if options.address else []),
         *(["--eager"] * (options.capture == "eager")),
+        *(["--no-dashboard"] * (not options.dashboard)),
+        *([f"--environment-patience={patience:g}s"] * (patience != Options.environment_patience_s)),
     ]
     how_to_resume = shlex.join([*(options.command or command_line()), "--resume", str(run_dir), *flags])
     stopped = f"Stopped. Every report so far is saved; go on with: {how_to_resume}"
