@@ -120,8 +120,9 @@ class Round:
         return self.driver.process.returncode
 
     def processes(self, *words: str) -> list[psutil.Process]:
-        """Processes of the sweep whose titles have one of the words."""
-        return [process for process in self.driver.family if any(word in title(process) for word in words)]
+        """Processes of the sweep, or of the cluster that it runs on, whose titles have one of the words."""
+        found = psutil.Process().children(recursive=True) if self.cluster else self.driver.family
+        return [process for process in found if any(word in title(process) for word in words)]
 
 
 # ---------------------------------------------------------------- faults
