@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from raymix.types import UsageError
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 STOP_WAIT_S = 300
 """How long a sweep that is asked to stop may take to save; Ray itself would end it after 3 s."""
+_AGENT_S = 60.0
+"""How long a cluster that has just started may take until it accepts jobs."""
 _MARK = "raymix"
 """The key of a job's metadata that holds its `storage`, and tells that it is a sweep of raymix."""
 _EXCLUDED = [".git", "runs", "**/__pycache__", ".venv", "venv", "*.egg-info", "*.mp4"]
@@ -115,26 +118,30 @@ class Jobs:
         if running := [job for job in earlier if job.status in ("PENDING", "RUNNING")]:
             return running[0], False
         own = {name: os.environ[name] for name in ("RAYMIX_ENVIRONMENTS",) if name in os.environ}
-        try:
-            job_id = self._client.submit_job(
-                entrypoint=entrypoint,
-                submission_id=stem if not earlier else f"{stem}-{len(earlier) + 1}",
-                runtime_env={
-                    "working_dir": str(Path.cwd()),
-                    "excludes": _EXCLUDED,
-                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1", **own},
-                },
-                metadata={_MARK: script},
-            )
-        except (RuntimeError, ValueError) as problem:  # of Ray: what its dashboard answers, and files over its limits
-            reason = str(problem).strip().splitlines()[0].rstrip(".")
-            if "size" not in reason:  # such as no agent yet on a cluster that has just started
-                raise UsageError(f"{self.address} does not take the sweep now ({reason}); try again") from problem
-            raise UsageError(
-                f"{Path.cwd()} is too large to travel to the cluster ({reason}); name data and results in its"
-                " .gitignore, or keep them elsewhere"
-            ) from problem
-        return self.find(job_id), True
+        job_id = stem if not earlier else f"{stem}-{len(earlier) + 1}"
+        runtime_env = {
+            "working_dir": str(Path.cwd()),
+            "excludes": _EXCLUDED,
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1", **own},
+        }
+        until = time.monotonic() + _AGENT_S
+        while True:
+            try:
+                self._client.submit_job(
+                    entrypoint=entrypoint, submission_id=job_id, runtime_env=runtime_env, metadata={_MARK: script}
+                )
+            except (RuntimeError, ValueError) as problem:  # of Ray: what its dashboard says, and files over its limits
+                reason = str(problem).strip().splitlines()[0].rstrip(".")
+                if "No available agent" in reason and time.monotonic() < until:
+                    time.sleep(1.0)
+                    continue
+                if "size" not in reason:
+                    raise UsageError(f"{self.address} does not take the sweep now ({reason}); try again") from problem
+                raise UsageError(
+                    f"{Path.cwd()} is too large to travel to the cluster ({reason}); name data and results in its"
+                    " .gitignore, or keep them elsewhere"
+                ) from problem
+            return self.find(job_id), True
 
     def all(self) -> list[Job]:
         """The sweeps that were submitted to this cluster, oldest first."""
