@@ -47,7 +47,7 @@ class Options:
     capture: str = "auto"
     """'auto' compiles where there is a compiler; 'eager' never does."""
     environment_patience_s: float = 120.0
-    """Seconds without a step after which an environment counts as hanging."""
+    """Seconds without a step after which an environment counts as hanging; a first import and building one fit in."""
     deadline: float | None = None
     """`time.monotonic()` at which the sweep ends with a report of what there is; None: it trains to the end."""
     command: tuple[str, ...] = ()

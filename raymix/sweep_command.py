@@ -97,9 +97,10 @@ def parser(specs: Sequence[SweepSpec], name: str, description: str | None) -> ar
     add(
         "--environment-patience",
         type=seconds,
-        default="2m",
+        default=Options.environment_patience_s,
         metavar="TIME",
-        help="an environment that makes no step for so long is taken to hang, and started anew (default: %(default)s)",
+        help="an environment that makes no step for so long is taken to hang, and started anew (default:"
+        f" {Options.environment_patience_s:g}s)",
     )
     add("--dry-run", action="store_true", help="print the trials and their expected cost, and stop")
     add("--yes", action="store_true", help=f"run more than {MOST_TRIALS:,} trials")

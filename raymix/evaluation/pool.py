@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 
-PATIENCE_S = 120.0
-"""After so long without a step an environment counts as hanging. Building one, and a first import, fit into it."""
 RETRIES = 3
 """So often is an evaluation made again whose process died."""
 
@@ -79,7 +77,7 @@ class RolloutPool:
         return [self._actor(offset + index).evaluate.remote(policy, episodes) for index, policy in enumerate(policies)]
 
     def play(
-        self, policies: Sequence[Any], episodes: int, offset: int = 0, patience_s: float = PATIENCE_S
+        self, policies: Sequence[Any], episodes: int, offset: int, patience_s: float
     ) -> tuple[list[Any], list[str]]:
         """The `Evaluation` of each policy, by `submit`, and sentences for the user about what happened meanwhile.
 
@@ -94,7 +92,11 @@ class RolloutPool:
         hung = False
         while waiting := ray.wait(pending, num_returns=len(pending), timeout=patience_s)[1]:
             for number in {(offset + pending.index(each)) % self.size for each in waiting}:
-                steps = _steps(self._actor(number), patience_s)
+                try:
+                    steps = _steps(self._actor(number), patience_s)
+                except RayActorError:  # it is being made anew; it cannot hang before it plays
+                    seen.pop(number, None)
+                    continue
                 if steps is None or steps == seen.pop(number, None):
                     hung = True
                     ray.kill(self._actor(number), no_restart=False)
@@ -118,10 +120,8 @@ class RolloutPool:
 
 
 def _steps(actor: Any, patience_s: float) -> int | None:
-    """How many steps an actor has made; None where it does not answer, and -1 while it restarts."""
+    """How many steps an actor has made; None where it does not answer."""
     try:
         return ray.get(actor.steps.remote(), timeout=patience_s)
     except GetTimeoutError:
         return None
-    except (ActorUnavailableError, RayActorError):
-        return -1
