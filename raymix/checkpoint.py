@@ -11,14 +11,15 @@ Nothing is ever unpickled. A folder without a manifest, or one whose files diffe
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raymix.files import write_atomically
+from raymix.files import AnyPath, path_of, write_atomically
 
 MANIFEST = "manifest.json"
 
@@ -35,32 +36,44 @@ class Checkpoint:
     members: list[dict[str, np.ndarray]]
 
 
-def write(folder: str | Path, content: Checkpoint) -> None:
+def write(folder: str | AnyPath, content: Checkpoint) -> None:
     """Write a checkpoint into an existing empty folder; it is whole once the manifest is in place."""
-    folder, state = Path(folder), content.state
-    for index, tensors in enumerate(content.members):
-        np.savez(folder / f"member-{index}.npz", **tensors)  # type: ignore[arg-type]
-    (folder / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
-    files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    folder, state = path_of(folder), content.state
+    files = {}
+    for name, data in _files_of(content):
+        (folder / name).write_bytes(data)
+        files[name] = _fingerprint(data)
     write_atomically(folder / MANIFEST, json.dumps({"files": files, "order": order_of(state)}, indent=1))
 
 
-def read(folder: str | Path) -> Checkpoint:
+def _files_of(content: Checkpoint) -> Iterator[tuple[str, bytes]]:
+    for index, tensors in enumerate(content.members):
+        archive = io.BytesIO()
+        np.savez(archive, **tensors)  # type: ignore[arg-type]
+        yield f"member-{index}.npz", archive.getvalue()
+    yield "state.json", json.dumps(content.state, indent=1, sort_keys=True).encode()
+
+
+def read(folder: str | AnyPath) -> Checkpoint:
     """Read a checkpoint after verifying every byte of it; raises `DamagedCheckpoint`."""
-    folder = Path(folder)
-    files = _manifest(folder)["files"]
-    for name, expected in files.items():
-        if not (folder / name).is_file() or _fingerprint(folder / name) != expected:
+    folder = path_of(folder)
+    files = {}
+    for name, expected in _manifest(folder)["files"].items():
+        try:
+            files[name] = (folder / name).read_bytes()
+        except OSError:
+            files[name] = b""
+        if _fingerprint(files[name]) != expected:
             raise DamagedCheckpoint(f"{folder / name} is missing or differs from the manifest")
-    state = json.loads((folder / "state.json").read_text())
+    state = json.loads(files["state.json"])
     members = []
     for index in range(len(state["seeds"])):
-        with np.load(folder / f"member-{index}.npz", allow_pickle=False) as archive:
+        with np.load(io.BytesIO(files[f"member-{index}.npz"]), allow_pickle=False) as archive:
             members.append({name: archive[name] for name in archive.files})
     return Checkpoint(state, members)
 
 
-def newest(folders: list[Path], limit: list[int]) -> tuple[Checkpoint | None, list[str]]:
+def newest(folders: list[AnyPath], limit: list[int]) -> tuple[Checkpoint | None, list[str]]:
     """The whole checkpoint with the most training up to `limit` (an `order_of`), and what was wrong with newer ones."""
     problems: list[str] = []
     candidates = []
@@ -69,7 +82,7 @@ def newest(folders: list[Path], limit: list[int]) -> tuple[Checkpoint | None, li
             candidates.append((_manifest(folder)["order"], folder))
         except DamagedCheckpoint as problem:
             problems.append(str(problem))
-    for order, folder in sorted(candidates, reverse=True):
+    for order, folder in sorted(candidates, key=lambda one: (one[0], str(one[1])), reverse=True):
         if order > limit:
             continue
         try:
@@ -79,7 +92,7 @@ def newest(folders: list[Path], limit: list[int]) -> tuple[Checkpoint | None, li
     return None, problems
 
 
-def belongs_to(folder: Path) -> str | None:
+def belongs_to(folder: AnyPath) -> str | None:
     """Configuration id of the checkpoint in `folder`; None where that cannot be read."""
     try:
         return json.loads((folder / "state.json").read_text())["config_id"]
@@ -92,7 +105,7 @@ def order_of(state: dict[str, Any]) -> list[int]:
     return [state["phase_index"], state["step"]]
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _manifest(folder: AnyPath) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         return {"files": dict(manifest["files"]), "order": list(manifest["order"])}
@@ -100,6 +113,5 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise DamagedCheckpoint(f"{folder} has no readable {MANIFEST} ({type(problem).__name__})") from problem
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+def _fingerprint(data: bytes) -> dict[str, Any]:
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}

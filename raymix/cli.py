@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="of the episodes: not trained on, judged by (default: 0.1 for data without an environment, else 0)",
     )
-    command.add_argument("--storage", metavar="DIR", help="folder of the runs (default: runs)")
+    command.add_argument("--storage", metavar="DIR", help="folder of the runs, or s3://bucket/runs (default: runs)")
     command.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
     command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     command.add_argument("--eager", action="store_true", help="do not compile the training step")
@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("name", nargs="?", help="such as lom-table2; --list names them all")
     command.add_argument("--list", action="store_true", help="name all reproductions, with what they show")
-    command.add_argument("--storage", metavar="DIR", help="folder of the runs (default: runs)")
+    command.add_argument("--storage", metavar="DIR", help="folder of the runs, or s3://bucket/runs (default: runs)")
     command.add_argument(
         "--variant", help="another task of the same table (lom-table2: push, pick; dmpo-fig4: a data set)"
     )
@@ -606,7 +606,7 @@ def _write(path: str, text: str) -> None:
     try:
         write_atomically(path, text)
     except OSError as problem:
-        raise UsageError(f"cannot write {path}: {problem.strerror}; give another file") from problem
+        raise UsageError(f"cannot write {path}: {problem.strerror or problem}; give another file") from problem
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +24,7 @@ from raymix import checkpoint, ledger
 from raymix.algorithms import base
 from raymix.evaluation.policy import Policy
 from raymix.evaluation.weights import PolicyWeights
-from raymix.files import write_atomically
+from raymix.files import AnyPath, path_of, write_atomically
 from raymix.job import find_newest, is_over, job_of
 from raymix.learner.networks import fresh_networks
 from raymix.plan import read_description
@@ -58,7 +57,7 @@ def export(folder: str, target: str | None = None, config_id: str | None = None,
     Raises:
         UsageError: no run, no such configuration or seed, no checkpoint of its last phase, or an unwritable target.
     """
-    run_dir = Path(find_run(folder))
+    run_dir = find_run(folder)
     plan = read_description(run_dir)
     row = _chosen(run_dir, plan, config_id)
     trial = next(trial for trial in plan["trials"] if trial["config_id"] == row["config_id"])
@@ -75,7 +74,7 @@ def export(folder: str, target: str | None = None, config_id: str | None = None,
         )
     weights = _weights_of(found, seed)
     spec = Spec.from_dict(weights.spec)
-    path = Path(target).expanduser() if target else run_dir / "exported" / "best.pt"
+    path = path_of(target) if target else run_dir / "exported" / "best.pt"
     if path.suffix != ".pt":
         raise UsageError(f"a policy is written as TorchScript, whose files end in .pt, not {path.name!r}")
     module = scripted(weights)
@@ -114,16 +113,16 @@ def export(folder: str, target: str | None = None, config_id: str | None = None,
         write_atomically(path, module)
         write_atomically(card, json.dumps(facts, indent=1))
     except OSError as error:
-        raise UsageError(f"cannot write {path} ({error.strerror}); choose another --out") from error
+        raise UsageError(f"cannot write {path} ({error.strerror or error}); choose another --out") from error
     return Exported(str(path), str(card), facts)
 
 
-def _chosen(run_dir: Path, plan: dict[str, Any], config_id: str | None) -> dict[str, Any]:
+def _chosen(run_dir: AnyPath, plan: dict[str, Any], config_id: str | None) -> dict[str, Any]:
     """The row of the score table."""
     from raymix.report import tables
 
     frame = tables.score_table(
-        ledger.read(str(run_dir / "ledger")), select=plan["select"], metric=plan["metric"], phases=plan["phases"]
+        ledger.read(run_dir / "ledger"), select=plan["select"], metric=plan["metric"], phases=plan["phases"]
     )
     rows = tables.records(frame)
     if config_id is not None:
@@ -152,9 +151,9 @@ def _best_seed(scores: dict[int, Any], metric: str) -> int:
     return best(finite, key=lambda seed: finite[seed])
 
 
-def _evaluated_at(run_dir: Path, config_id: str, seed: int, step: int) -> int | None:
+def _evaluated_at(run_dir: AnyPath, config_id: str, seed: int, step: int) -> int | None:
     """The last step at which the policy in the checkpoint was evaluated; it may be older than the checkpoint."""
-    rows = ledger.rows(ledger.read(str(run_dir / "ledger"), config_id))
+    rows = ledger.rows(ledger.read(run_dir / "ledger", config_id))
     return max((row.step for row in rows if row.seed == seed and row.returns and row.step <= step), default=None)
 
 

@@ -10,13 +10,13 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import raymix
 from raymix import checkpoint, ledger, snapshots
+from raymix.files import AnyPath, matching, path_of
 from raymix.report import HELD_OUT
 from raymix.search.halving import cohort_of, rungs_of
 from raymix.types import Dataset, Spec, UsageError
@@ -33,7 +33,7 @@ class Job:
     run: str
     """Name of the run."""
     run_dir: str
-    """Folder that holds the run's ledger and checkpoints."""
+    """Folder that holds the run's ledger and checkpoints: a local path or a URI."""
     config_id: str
     algorithm: str
     config: dict[str, Any]
@@ -63,7 +63,7 @@ class Job:
     capture: str = "auto"
 
 
-def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: Path, device: str, capture: str) -> Job:
+def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: AnyPath, device: str, capture: str) -> Job:
     """One of a plan's trials (`raymix.plan.seat`) as a job; `UsageError` where the run is older than packs."""
     if "widths" not in trial:
         raise UsageError(
@@ -110,7 +110,7 @@ def open_pack(job: Job, dataset: Dataset) -> LocalPack:
     )
 
 
-def find_newest(job: Job, *more: Path) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+def find_newest(job: Job, *more: AnyPath) -> tuple[checkpoint.Checkpoint | None, list[str]]:
     """The newest whole checkpoint, if there is one, and sentences for the user about damaged ones.
 
     A checkpoint beyond a gap in the ledger is passed over: the missing rows are made again by training.
@@ -170,7 +170,7 @@ def reported(job: Job) -> tuple[list[int], bool]:
     or where all seeds have diverged.
     """
     folder = ledger_folder(job)
-    table = ledger.read(str(folder), job.config_id, ["diverged"]) if folder.is_dir() else None
+    table = ledger.read(folder, job.config_id, ["diverged"]) if folder.is_dir() else None
     return _reported(job, [] if table is None else table.to_pylist())
 
 
@@ -180,7 +180,7 @@ def finished(jobs: Sequence[Job]) -> set[str]:
     if folder is None or not folder.is_dir():
         return set()
     rows: dict[str, list[dict[str, Any]]] = {}
-    for row in ledger.read(str(folder), None, ["diverged"]).to_pylist():
+    for row in ledger.read(folder, None, ["diverged"]).to_pylist():
         rows.setdefault(row["config_id"], []).append(row)
     return {job.config_id for job in jobs if _reported(job, rows.get(job.config_id, ()))[1]}
 
@@ -202,20 +202,20 @@ def _reported(job: Job, rows: Iterable[Mapping[str, Any]]) -> tuple[list[int], b
     return until, True
 
 
-def ledger_folder(job: Job) -> Path:
+def ledger_folder(job: Job) -> AnyPath:
     """The run's ledger."""
-    return Path(job.run_dir, "ledger")
+    return path_of(job.run_dir) / "ledger"
 
 
 def open_ledger(job: Job) -> ledger.LedgerWriter:
     """The job's writer, as the next attempt at it."""
-    folder = str(ledger_folder(job))
+    folder = ledger_folder(job)
     return ledger.LedgerWriter(folder, job.config_id, ledger.next_attempt(folder, job.config_id))
 
 
-def checkpoint_folders(job: Job) -> list[Path]:
+def checkpoint_folders(job: Job) -> list[AnyPath]:
     """All checkpoints that any attempt at this run made of this configuration, whole or not."""
-    return sorted(Path(job.run_dir, "trials").glob(f"*/{job.config_id}*/checkpoint_*"))
+    return matching(path_of(job.run_dir) / "trials", f"*/{job.config_id}*/checkpoint_*")
 
 
 def live_seats(boundary: Boundary) -> list[int]:
@@ -261,7 +261,7 @@ def write_snapshots(job: Job, at: Boundary) -> None:
     """Keep the parameters that the algorithm names, of every seed. To be called before the report's ledger rows."""
     for seed, arrays in zip(at.seeds, at.snapshots):
         if arrays:
-            snapshots.write(job.run_dir, job.config_id, at.phase, at.step, seed, arrays)
+            snapshots.write(path_of(job.run_dir), job.config_id, at.phase, at.step, seed, arrays)
 
 
 def make_rows(job: Job, spec: Spec, boundary: Boundary, evaluations: dict[int, Any]) -> list[ledger.Row]:

@@ -89,9 +89,10 @@ class Jobs:
         """
         if not Path(script).is_file() or not Path(script).resolve().is_relative_to(Path.cwd()):
             raise UsageError(f"{script} is no file below {Path.cwd()}; submit from the folder that holds your sweeps")
-        if not Path(storage).is_absolute():
+        if "://" not in storage and not Path(storage).is_absolute():
             raise UsageError(
-                f"--storage takes a folder that all nodes of the cluster see, such as /mnt/raymix/runs, not {storage!r}"
+                f"--storage takes a folder that all nodes of the cluster see, such as /mnt/raymix/runs or"
+                f" s3://bucket/runs, not {storage!r}"
             )
         relative = Path(script).resolve().relative_to(Path.cwd()).as_posix()
         return self._start(relative, ["--storage", storage, *options], python)

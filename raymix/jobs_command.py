@@ -23,7 +23,12 @@ def add_to(commands: Any) -> None:
         " shown; Ctrl-C ends only that. Options of the sweep come after its file: raymix submit --storage"
         " /mnt/raymix/runs sweeps/lom_M.py --seeds 5",
     )
-    command.add_argument("--storage", required=True, metavar="DIR", help="folder of the runs that all nodes see")
+    command.add_argument(
+        "--storage",
+        required=True,
+        metavar="DIR",
+        help="folder of the runs that all nodes see, or a URI such as s3://bucket/runs",
+    )
     command.add_argument("--python", metavar="PATH", help="interpreter on the cluster (default: its `python`)")
     _shared(command)
     command.add_argument("script", help="the sweep's file, below the current folder")

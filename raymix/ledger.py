@@ -18,7 +18,6 @@ import math
 import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,7 +27,8 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet
 
-from raymix.files import sync_folder, write_atomically
+from raymix.files import AnyPath, path_of, sync_folder, write_atomically
+from raymix.remote import RemotePath
 from raymix.types import Metrics, UsageError
 
 SCHEMA = pa.schema(
@@ -138,21 +138,21 @@ class LedgerWriter:
     that has rows already.
     """
 
-    def __init__(self, folder: str, config_id: str, attempt: int) -> None:
+    def __init__(self, folder: str | AnyPath, config_id: str, attempt: int) -> None:
         if not re.fullmatch(r"[0-9a-f]{12}", config_id):
             raise UsageError(f"config_id {config_id!r} is not 12 hex digits; make it with raymix.ledger.config_id")
         if attempt < 1:
             raise UsageError(f"attempt is {attempt} but counts from 1; take it from raymix.ledger.next_attempt")
         self.config_id, self.attempt, self._sequence = config_id, attempt, 0
-        self._filesystem, self._path = _filesystem(folder)
+        self._folder = path_of(folder)
         try:
-            self._filesystem.create_dir(self._path, recursive=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot make the ledger folder {folder}: {error}; choose another storage") from error
-        if self._is_local:
-            if not os.access(self._path, os.W_OK):
+        if not isinstance(self._folder, RemotePath):
+            if not os.access(self._folder, os.W_OK):
                 raise UsageError(f"cannot write to the ledger folder {folder}; choose another storage")
-            sync_folder(os.path.dirname(self._path))
+            sync_folder(self._folder.parent)
         if (following := next_attempt(folder, config_id)) > attempt:
             raise UsageError(
                 f"attempt {attempt} of {config_id} is not after those in {folder}; "
@@ -172,19 +172,9 @@ class LedgerWriter:
         data = sink.getvalue().to_pybytes()
         name = f"{self.config_id}-{self.attempt:04d}-{self._sequence:06d}-{_digest(data)}.parquet"
         # Readers take only names of segments, so a writer that dies before the rename leaves nothing to read.
-        if self._is_local:
-            write_atomically(f"{self._path}/{name}", data)
-        else:
-            temporary = f"{self._path}/.{uuid.uuid4().hex}.tmp"
-            with self._filesystem.open_output_stream(temporary) as stream:
-                stream.write(data)
-            self._filesystem.move(temporary, f"{self._path}/{name}")
+        write_atomically(self._folder / name, data)
         self._sequence += 1
         return name
-
-    @property
-    def _is_local(self) -> bool:
-        return isinstance(self._filesystem, pa.fs.LocalFileSystem)
 
     def _record(self, row: Row) -> dict[str, Any]:
         if row.config_id not in ("", self.config_id):
@@ -194,13 +184,13 @@ class LedgerWriter:
         return record | {"config": encode(row.config), "metrics": encode(row.metrics)}
 
 
-def next_attempt(folder: str, config_id: str) -> int:
+def next_attempt(folder: str | AnyPath, config_id: str) -> int:
     """1 + the highest attempt of this configuration in the ledger; 1 where it has none."""
     return 1 + max((s.attempt for s in _segments(*_filesystem(folder)) if s.config_id == config_id), default=0)
 
 
 def read(
-    folder: str,
+    folder: str | AnyPath,
     config_id: str | None = None,
     columns: Sequence[str] = SCHEMA.names,
     on_damage: Callable[[UsageError], None] | None = None,
@@ -239,7 +229,7 @@ class Follower:
     being copied has halves of files for a while.
     """
 
-    def __init__(self, folder: str, columns: Sequence[str], on_damage: Callable[[UsageError], None]) -> None:
+    def __init__(self, folder: str | AnyPath, columns: Sequence[str], on_damage: Callable[[UsageError], None]) -> None:
         self._filesystem, self._path = _filesystem(folder)
         self._schema = pa.schema([field for field in SCHEMA if field.name in (*KEY, "attempt", *columns)])
         self._on_damage = on_damage
@@ -299,7 +289,7 @@ class Follower:
         return self._tables[config_id]
 
 
-def merge(tables: Mapping[str, pa.Table]) -> pa.Table:
+def merge(tables: Mapping[Any, pa.Table]) -> pa.Table:
     """The tables of several ledgers, by the ledgers' names, as one; what two of them hold alike is there once.
 
     Raises `UsageError` where two hold other results under one key.
@@ -357,16 +347,11 @@ def _newest(table: pa.Table) -> pa.Table:
     return table.take(pa.array(order[last])).combine_chunks()
 
 
-def _filesystem(folder: str) -> tuple[pa.fs.FileSystem, str]:
-    if "://" not in folder:
-        return pa.fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(folder))
-    try:
-        filesystem, path = pa.fs.FileSystem.from_uri(folder)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise UsageError(
-            f"cannot open {folder}: {error}; give a local path or a URI such as s3://bucket/run"
-        ) from error
-    return filesystem, path
+def _filesystem(folder: str | AnyPath) -> tuple[pa.fs.FileSystem, str]:
+    path = path_of(folder)
+    if isinstance(path, RemotePath):
+        return path.filesystem, path.inside
+    return pa.fs.LocalFileSystem(), str(path)
 
 
 def _segments(filesystem: pa.fs.FileSystem, path: str) -> list[_Segment]:

@@ -11,12 +11,11 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from raymix.data.held_out import SHARE
 from raymix.data.recipe import parse
-from raymix.files import write_atomically
+from raymix.files import AnyPath, write_atomically
 from raymix.report import ACTION_ERROR, HELD_OUT, SELECT, check_metric
 from raymix.search.cells import Cell, all_cells
 from raymix.search.decided import read_decided
@@ -461,13 +460,13 @@ def seat(plan: dict[str, Any], device: str) -> dict[str, Any]:
     return {**plan, "trials": trials}
 
 
-def write_description(folder: Path, description: dict[str, Any]) -> None:
+def write_description(folder: AnyPath, description: dict[str, Any]) -> None:
     """Write `sweep.json`, whole or not at all, with a digest that tells damage."""
     content = {"digest": _digest(description), **description}
     write_atomically(folder / "sweep.json", json.dumps(content, indent=1))
 
 
-def read_description(folder: Path) -> dict[str, Any]:
+def read_description(folder: AnyPath) -> dict[str, Any]:
     """Read a run's `sweep.json`, and with a searcher the trials that were decided since.
 
     Raises:

@@ -16,13 +16,14 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from raymix.files import sync_folder
+from raymix.files import AnyPath, path_of, sync_folder
+from raymix.lease import leased
 from raymix.plan import write_description
+from raymix.remote import RemotePath
 from raymix.types import Dataset, UsageError
 
 
@@ -48,22 +49,23 @@ def load_dataset(name: str, quiet: bool, expected: Mapping[str, str] | None = No
     return dataset
 
 
-def writable_folder(path: str) -> Path:
+def writable_folder(path: str) -> AnyPath:
     """The folder, made if need be. Raises `UsageError` where nothing can be written."""
-    folder = Path(path).expanduser().resolve()
+    folder = path_of(path).resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".raymix-{os.getpid()}"
-        probe.touch()
+        probe.write_bytes(b"")
         probe.unlink()
     except OSError as problem:
         raise UsageError(
-            f"cannot write to the storage folder {folder} ({problem.strerror}); choose another with --storage"
+            f"cannot write to the storage folder {folder} ({problem.strerror or problem}); choose another with"
+            " --storage"
         ) from problem
     return folder
 
 
-def new_run_folder(root: Path, name: str, plan: dict[str, Any]) -> Path:
+def new_run_folder(root: AnyPath, name: str, plan: dict[str, Any]) -> AnyPath:
     """Make `<root>/<name>-<date>-<hash>` with its `sweep.json`; the hash is that of the plan."""
     digest = hashlib.sha256(repr(plan).encode()).hexdigest()[:6]
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{digest}"
@@ -80,8 +82,12 @@ def new_run_folder(root: Path, name: str, plan: dict[str, Any]) -> Path:
 
 
 @contextlib.contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
+def locked(run_dir: AnyPath) -> Iterator[None]:
     """Keep two processes from running one sweep; the lock goes with the process, however it ends."""
+    if isinstance(run_dir, RemotePath):
+        with leased(run_dir):
+            yield
+        return
     lock = FileLock(run_dir / ".lock")
     try:
         held = lock.acquire(timeout=0)

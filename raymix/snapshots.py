@@ -12,11 +12,10 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from raymix.files import sync_folder, write_atomically
+from raymix.files import AnyPath, matching, sync_folder, write_atomically
 
 _NAME = re.compile(r"(.+)-(\d+)-seed(\d+)\.npz")
 
@@ -25,7 +24,7 @@ _NAME = re.compile(r"(.+)-(\d+)-seed(\d+)\.npz")
 class Snapshot:
     """One seed's kept parameters at one report."""
 
-    path: Path
+    path: AnyPath
     config_id: str
     phase: str
     step: int
@@ -33,15 +32,13 @@ class Snapshot:
 
     def read(self) -> dict[str, np.ndarray]:
         """The arrays by `network/parameter`."""
-        with np.load(self.path, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(self.path.read_bytes()), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
 
 
-def write(
-    run_dir: str | Path, config_id: str, phase: str, step: int, seed: int, arrays: Mapping[str, np.ndarray]
-) -> None:
+def write(run_dir: AnyPath, config_id: str, phase: str, step: int, seed: int, arrays: Mapping[str, np.ndarray]) -> None:
     """Write one snapshot, replacing that of the same report."""
-    folder = Path(run_dir, "snapshots", config_id)
+    folder = run_dir / "snapshots" / config_id
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         sync_folder(folder.parent)
@@ -51,10 +48,10 @@ def write(
     write_atomically(folder / f"{phase}-{step}-seed{seed}.npz", data.getvalue())
 
 
-def find(run_dir: str | Path) -> list[Snapshot]:
+def find(run_dir: AnyPath) -> list[Snapshot]:
     """All snapshots of a run, by configuration, phase, step and seed."""
     found = []
-    for path in Path(run_dir, "snapshots").glob("*/*.npz"):
+    for path in matching(run_dir, "snapshots/*/*.npz"):
         if name := _NAME.fullmatch(path.name):
             found.append(Snapshot(path, path.parent.name, name[1], int(name[2]), int(name[3])))
     return sorted(found, key=lambda each: (each.config_id, each.phase, each.step, each.seed))

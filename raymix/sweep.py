@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 import raymix
 from raymix import ledger
 from raymix.data.held_out import held_out_episodes
+from raymix.files import AnyPath, matching
 from raymix.job import finished, job_of
 from raymix.plan import SweepSpec, describe, expand, read_description, seat, settled
+from raymix.remote import RemotePath
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
 from raymix.search.halving import stopped_trials
 from raymix.search.truth import total_trials, undecided
@@ -39,7 +41,7 @@ class Options:
     """How a sweep is run, as far as it does not change its results."""
 
     storage: str = "runs"
-    """Folder of the runs."""
+    """Folder of the runs: a local path or a URI."""
     address: str | None = None
     """A Ray cluster, or None for a Ray of the sweep's own."""
     quiet: bool = False
@@ -89,7 +91,7 @@ def resume(folder: str, name: str, options: Options) -> Report:
     """Go on with the run in `folder` (or the newest one in a storage root) until all its trials are done."""
     from raymix.report import find_run
 
-    run_dir = Path(find_run(folder))
+    run_dir = find_run(folder)
     plan = read_description(run_dir)
     if plan["sweep"].removesuffix("-smoke") != name:
         raise UsageError(f"{run_dir} was started by {plan['sweep']}, not by {name}; resume it by what started it")
@@ -141,7 +143,7 @@ def resources_per_trial(job: dict[str, Any], cpus: float, gpus: float) -> tune.P
 
 def _carry_out(
     plan: dict[str, Any],
-    run_dir: Path,
+    run_dir: AnyPath,
     missing: list[dict[str, Any]],
     datasets: dict[str, Dataset],
     cluster: Cluster,
@@ -168,21 +170,21 @@ def _carry_out(
         if options.deadline is None or time.monotonic() < options.deadline:
             raise Interrupted(stopped)
         told = f"The time is up with {unfinished} trials unfinished; go on with: {how_to_resume}"
-        if not any(run_dir.glob("ledger/*.parquet")):  # no result to make a report of
+        if not matching(run_dir, "ledger/*.parquet"):  # no result to make a report of
             raise Interrupted(told)
         print(told, file=sys.stderr)
     return _report(run_dir)
 
 
-def _report(run_dir: Path) -> Report:
+def _report(run_dir: AnyPath) -> Report:
     from raymix.report import write_report
 
-    return write_report(str(run_dir))
+    return write_report(run_dir)
 
 
 def _run_trials(
     plan: dict[str, Any],
-    run_dir: Path,
+    run_dir: AnyPath,
     missing: list[dict[str, Any]],
     datasets: dict[str, Dataset],
     cluster: Cluster,
@@ -200,7 +202,7 @@ def _run_trials(
     from raymix.search.searcher import Studies, StudySearcher
     from raymix.trainable import Member
 
-    attempts = [int(path.name.removeprefix("attempt-")) for path in (run_dir / "trials").glob("attempt-*")]
+    attempts = [int(path.name.removeprefix("attempt-")) for path in matching(run_dir, "trials/attempt-*")]
     attempt = 1 + max(attempts, default=0)
     unique = f"{run_dir.name}-{attempt}"
     needed = dict.fromkeys(trial["dataset"] for trial in [*missing, *plan.get("studies", ())])
@@ -264,7 +266,7 @@ def _run_trials(
         ),
         run_config=tune.RunConfig(
             name=f"attempt-{attempt}",
-            storage_path=str(run_dir / "trials"),
+            **_storage_of(run_dir / "trials"),
             callbacks=[progress],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=3),
@@ -277,7 +279,7 @@ def _run_trials(
     try:
         tuner.fit()
     except Exception:
-        if shutil.disk_usage(run_dir).free > 2**20:
+        if not isinstance(run_dir, Path) or shutil.disk_usage(run_dir).free > 2**20:
             raise
         # Tune cannot read then what it could not write before.
         full = [f"No space left on device: the disk of {run_dir} is full; make room on it."]
@@ -289,6 +291,13 @@ def _run_trials(
         f"The trial {labels[config_id]} failed: {problem} (in full: {folder / config_id / 'error.txt'})"
         for config_id, problem in progress.failed.items()
     ]
+
+
+def _storage_of(folder: AnyPath) -> dict[str, Any]:
+    """Where Tune keeps its files, as its `RunConfig` takes it."""
+    if isinstance(folder, RemotePath):
+        return {"storage_path": folder.inside, "storage_filesystem": folder.filesystem}
+    return {"storage_path": str(folder)}
 
 
 def _room(plan: dict[str, Any], cluster: Cluster) -> int:
@@ -323,13 +332,13 @@ def trial_labels(plan: dict[str, Any]) -> dict[str, str]:
     return {trial["config_id"]: ": ".join(trial[name] for name in (*shown, "label")) for trial in plan["trials"]}
 
 
-def finished_trials(plan: dict[str, Any], run_dir: Path) -> set[str]:
+def finished_trials(plan: dict[str, Any], run_dir: AnyPath) -> set[str]:
     """Configuration ids of which the ledger has every row to the end: that of training, or where all seeds have
     diverged, or where the trial was stopped early."""
     jobs = [job_of(plan, trial, run_dir, device="cpu", capture="auto") for trial in plan["trials"]]
     over = finished(jobs)
     folder = run_dir / "ledger"
-    rows = ledger.rows(ledger.read(str(folder))) if plan.get("scheduler") and folder.is_dir() else []
+    rows = ledger.rows(ledger.read(folder)) if plan.get("scheduler") and folder.is_dir() else []
     return over | set(stopped_trials(plan, rows))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from raymix import ledger
 from raymix.cli import DEFAULT_STORAGE, refuse_beside_resume, show
+from raymix.files import AnyPath, matching, path_of
 from raymix.plan import SweepSpec, Trial, check, expand, setting, studies, trial_of
 from raymix.report import find_run
 from raymix.sweep import Options, resume, run
@@ -39,7 +40,7 @@ def main(*specs: SweepSpec, arguments: list[str] | None = None) -> None:
         if not options.resume:
             check_number(specs, options.yes)
         if options.dry_run:
-            print(dry_run(specs, Path(options.storage or DEFAULT_STORAGE).expanduser(), options.json))
+            print(dry_run(specs, path_of(options.storage or DEFAULT_STORAGE), options.json))
             return
         how = Options(
             storage=options.storage or DEFAULT_STORAGE,
@@ -85,7 +86,11 @@ def parser(specs: Sequence[SweepSpec], name: str, description: str | None) -> ar
     add("--metric", help="return, normalized_score, or a held-out loss such as held_out/action_error")
     add("--held-out", type=float, metavar="SHARE", help="of the episodes: not trained on, held-out losses are theirs")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="fix a hyperparameter, such as beta=5")
-    add("--storage", metavar="DIR", help=f"folder that holds the runs (default: {DEFAULT_STORAGE})")
+    add(
+        "--storage",
+        metavar="DIR",
+        help=f"folder of the runs, or s3://bucket/runs (default: {DEFAULT_STORAGE})",
+    )
     add("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, or HOST:PORT")
     add("--resume", metavar="DIR", help="go on with the run in this folder")
     add(
@@ -163,7 +168,7 @@ def check_number(specs: Sequence[SweepSpec], confirmed: bool) -> None:
         )
 
 
-def dry_run(specs: Sequence[SweepSpec], root: Path, as_json: bool) -> str:
+def dry_run(specs: Sequence[SweepSpec], root: AnyPath, as_json: bool) -> str:
     """What the sweep would do, and what it would cost going by earlier runs in `root`."""
     trials, cells = expand(*specs), studies(*specs)
     for folder in specs[0].searcher.warm_start if specs[0].searcher else ():
@@ -211,7 +216,7 @@ def structure_of(trial: Trial) -> dict[str, Any]:
     return base.find(trial.algorithm).configure(trial.config).of_kind("structure")
 
 
-def expected_hours(trials: Sequence[Trial], seeds: int, root: Path) -> tuple[float | None, str]:
+def expected_hours(trials: Sequence[Trial], seeds: int, root: AnyPath) -> tuple[float | None, str]:
     """Device hours at the mean cost per agent-step of each algorithm's finished seeds in earlier runs."""
     from raymix.algorithms import base
 
@@ -221,8 +226,8 @@ def expected_hours(trials: Sequence[Trial], seeds: int, root: Path) -> tuple[flo
         return sum(config[phase.steps] for phase in phases[algorithm])
 
     costs: dict[str, list[float]] = {name: [] for name in phases}
-    for folder in sorted(root.glob("*/ledger")):
-        for row in ledger.rows(ledger.read(str(folder))):
+    for folder in matching(root, "*/ledger"):
+        for row in ledger.rows(ledger.read(folder)):
             last = phases[row.algorithm][-1] if row.algorithm in phases else None
             if last and row.phase == last.name and row.step == row.config[last.steps] and not row.diverged:
                 costs[row.algorithm].append(row.agent_seconds / total_steps(row.algorithm, row.config))

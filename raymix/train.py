@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +14,7 @@ from raymix import checkpoint
 from raymix.data.held_out import held_out_episodes
 from raymix.evaluation.policy import Policy
 from raymix.evaluation.rollout import Evaluation, check_environment, evaluate
+from raymix.files import AnyPath, matching, path_of, remove_tree
 from raymix.job import (
     Job,
     capture_notices,
@@ -77,7 +76,7 @@ def train(spec: SweepSpec, storage: str, options: Options) -> Report:
 def resume(folder: str, algorithm: str, options: Options) -> Report:
     """Go on with a run that `train` started; as `train` otherwise."""
     require_device(options.device)
-    run_dir = Path(find_run(folder))
+    run_dir = find_run(folder)
     plan = read_description(run_dir)
     if [trial["algorithm"] for trial in plan["trials"]] != [algorithm]:
         held = f"{len(plan['trials'])} configurations of {', '.join(plan['phases'])}"
@@ -86,7 +85,7 @@ def resume(folder: str, algorithm: str, options: Options) -> Report:
     return _train(plan, run_dir, dataset, options)
 
 
-def _train(plan: dict[str, Any], run_dir: Path, dataset: Dataset, options: Options) -> Report:
+def _train(plan: dict[str, Any], run_dir: AnyPath, dataset: Dataset, options: Options) -> Report:
     job = job_of(plan, plan["trials"][0], run_dir, options.device, options.capture)
     console = Console(highlight=False, markup=False, quiet=options.quiet)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
@@ -120,7 +119,7 @@ def _train(plan: dict[str, Any], run_dir: Path, dataset: Dataset, options: Optio
             command += ["--eager"] * (options.capture == "eager")
             command += ["--device", options.device] * (options.device != "cpu")
             raise Interrupted(f"Stopped. Every report so far is saved; go on with: {shlex.join(command)}") from None
-    return write_report(str(run_dir))
+    return write_report(run_dir)
 
 
 def _evaluate(job: Job, boundary: Boundary) -> dict[int, Evaluation]:
@@ -145,14 +144,14 @@ def require_device(device: str) -> None:
 
 def save(job: Job, boundary: Boundary) -> None:
     """Write a checkpoint where the sweep's would be, and drop all but the newest few."""
-    folder = Path(job.run_dir, "trials", "local", job.config_id)
-    existing = sorted(folder.glob("checkpoint_*"))
+    folder = path_of(job.run_dir) / "trials" / "local" / job.config_id
+    existing = matching(folder, "checkpoint_*")
     number = 1 + max((int(path.name.removeprefix("checkpoint_")) for path in existing), default=-1)
     fresh = folder / f"checkpoint_{number:06d}"
     fresh.mkdir(parents=True)
     checkpoint.write(fresh, checkpoint_of(job, boundary))
     for old in existing[: 1 - KEPT_CHECKPOINTS]:
-        shutil.rmtree(old)
+        remove_tree(old)
 
 
 def line(told: dict[str, Any]) -> str:

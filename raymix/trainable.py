@@ -116,7 +116,7 @@ class Member(tune.Trainable):
             checkpoint.write(checkpoint_dir, self._reported)
 
     def load_checkpoint(self, checkpoint_dir: Any) -> None:
-        folder = Path(checkpoint_dir)
+        folder = Path(checkpoint_dir)  # where Tune has put it on this machine
         if checkpoint.belongs_to(folder) in (None, self.job.config_id):
             # A trial goes on: Tune names the checkpoint of its last snapshot, a newer whole one may be on disk.
             start, notices = find_newest(self.job, folder)

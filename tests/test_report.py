@@ -321,8 +321,8 @@ def test_the_newest_run_of_a_root_is_reported(tmp_path: Path) -> None:
         add(tmp_path / name, {}, 10.0)
         os.utime(tmp_path / name / "sweep.json", (1e9 - age, 1e9 - age))
     (tmp_path / "no run").mkdir()
-    assert find_run(str(tmp_path)) == str(tmp_path / "b")
-    assert find_run(str(tmp_path / "a")) == str(tmp_path / "a")
+    assert find_run(str(tmp_path)) == tmp_path / "b"
+    assert find_run(str(tmp_path / "a")) == tmp_path / "a"
     assert write_report(str(tmp_path)).run_dir == str(tmp_path / "b")
 
 
@@ -334,7 +334,7 @@ def test_a_run_without_results_is_no_newest_run(tmp_path: Path) -> None:
     (tmp_path / "started" / "sweep.json").write_text("{}")
     (tmp_path / "started" / "ledger").mkdir()
     (tmp_path / "started" / "ledger" / ".0123.tmp").write_text("half a segment")
-    assert find_run(str(tmp_path)) == str(tmp_path / "old")
+    assert find_run(str(tmp_path)) == tmp_path / "old"
     add(tmp_path / "started", {}, 10.0)
     assert find_run(str(tmp_path)) == str(tmp_path / "started")
 

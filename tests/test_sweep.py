@@ -18,6 +18,7 @@ import pytest
 
 from raymix import ledger
 from raymix.cli import main as raymix_command
+from raymix.files import AnyPath, matching, path_of
 
 SWEEP = """
 from ray import tune
@@ -46,10 +47,12 @@ ROWS = 3 * 2 * (2 + 10)  # configurations x seeds x (reports of the mixture phas
 class Driver:
     """One sweep process, and every process it started."""
 
-    def __init__(self, folder: Path, *options: str, dashboard: bool = False, sweep: str = SWEEP) -> None:
+    def __init__(
+        self, folder: Path, *options: str, dashboard: bool = False, sweep: str = SWEEP, storage: str | None = None
+    ) -> None:
         self.script = folder / "small_sweep.py"
         self.script.write_text(sweep)
-        self.storage = folder / "runs"
+        self.storage = path_of(storage or folder / "runs")
         command = [sys.executable, str(self.script), "--eager"]
         command += [] if "--resume" in options else ["--storage", str(self.storage)]
         command += [] if dashboard else ["--no-dashboard"]
@@ -78,7 +81,7 @@ class Driver:
     def wait_for_segments(self, number: int, seconds: float = 120) -> None:
         """Return when the ledger holds `number` segments; the driver must be running still."""
         deadline = time.monotonic() + seconds
-        while len(list(self.storage.glob("*/ledger/*.parquet"))) < number:
+        while len(matching(self.storage, "*/ledger/*.parquet")) < number:
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline, "the sweep reported too little in time"
             time.sleep(0.02)
@@ -102,10 +105,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
     yield run, output
 
 
-def results(run: Path) -> dict[tuple, tuple]:
+def results(run: AnyPath) -> dict[tuple, tuple]:
     """What must not depend on faults: every row's key, scores, losses and divergence."""
     kept = {}
-    for row in ledger.rows(ledger.read(str(run / "ledger"))):
+    for row in ledger.rows(ledger.read(run / "ledger")):
         timings = ("steps_per_second", "compile_seconds")
         losses = tuple(sorted((name, value) for name, value in row.metrics.items() if name not in timings))
         key = (row.config_id, row.seed, row.phase, row.step)

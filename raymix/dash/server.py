@@ -168,7 +168,9 @@ async def _no_stack(request: web.Request, handler: Handler) -> web.StreamRespons
     try:
         return await handler(request)
     except OSError as problem:
-        raise web.HTTPServiceUnavailable(text=f"cannot read the storage folder: {problem.strerror}") from problem
+        raise web.HTTPServiceUnavailable(
+            text=f"cannot read the storage folder: {problem.strerror or problem}"
+        ) from problem
 
 
 def serve(folder: str, host: str = "127.0.0.1", port: int = DEFAULT_PORT) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from raymix import ledger
+from raymix.files import AnyPath, path_of
+from raymix.report import is_run
 from raymix.report.evaluations import Configuration, configurations, dataset_labels
 from raymix.report.page_facts import Memo, curve, page_facts
 from raymix.report.runs import Runs, columns_of, phases_told, plan_of, planned_seeds, stopped
@@ -34,28 +34,29 @@ _REST = 20
 _NAME = re.compile(r".*-(\d{4})(\d{2})(\d{2})-(\d{2})(\d{2})(\d{2})-.*")
 
 
-def is_run(folder: str | Path) -> bool:
-    """Whether a folder is a run: it holds a `sweep.json` or a ledger."""
-    return os.path.isfile(os.path.join(folder, "sweep.json")) or os.path.isdir(os.path.join(folder, "ledger"))
-
-
 class Storage:
     """A storage folder of runs, or one run."""
 
     def __init__(self, folder: str) -> None:
         """Raises `UsageError` where there is no such folder."""
-        self.folder = Path(folder).expanduser().resolve()
+        self.folder = path_of(folder).resolve()
         if not self.folder.is_dir():
             raise UsageError(f"there is no folder {self.folder}; give the storage folder of runs, or a run")
-        self._plans: dict[Path, _Plan] = {}
-        self._watched: dict[Path, Watched] = {}
+        self._plans: dict[AnyPath, _Plan] = {}
+        self._watched: dict[AnyPath, Watched] = {}
 
-    def runs(self) -> dict[str, Path]:
+    def runs(self) -> dict[str, AnyPath]:
         """The runs by name. What leads out of the folder, such as a link, is none of them."""
         if is_run(self.folder):
             return {self.folder.name: self.folder}
-        inside = [Path(entry.path) for entry in os.scandir(self.folder) if entry.is_dir()]
-        return {path.name: path for path in inside if path.resolve().is_relative_to(self.folder) and is_run(path)}
+        runs = {}
+        for path in self.folder.iterdir():
+            real = path.resolve()
+            # Of one kind by construction; mypy cannot know.
+            inside = real.is_relative_to(self.folder)  # type: ignore[arg-type]
+            if inside and is_run(path):
+                runs[path.name] = path
+        return runs
 
     def listing(self) -> list[dict[str, Any]]:
         """Each run in a line, the newest first."""
@@ -63,7 +64,7 @@ class Storage:
         for name, path in self.runs().items():
             plan = self._plans.setdefault(path, _Plan(path)).read()
             trials = plan.get("trials", [])
-            changed = (path / "ledger").stat().st_mtime if (path / "ledger").is_dir() else None
+            changed = _changed(path / "ledger")
             date = _NAME.fullmatch(name)
             lines.append(
                 {
@@ -87,10 +88,15 @@ class Storage:
         return self._watched[path]
 
 
+def _changed(folder: AnyPath) -> float | None:
+    """Unix seconds of the last change in a folder; None where there is none, or the store does not say."""
+    return folder.stat().st_mtime_ns / 1e9 or None if folder.is_dir() else None
+
+
 class _Plan:
     """A run's plan, read again when the run is described anew or a search has decided another trial."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self._folder = folder
         self._state: object = None
         self._plan: dict[str, Any] = {}
@@ -100,14 +106,14 @@ class _Plan:
         files = [self._folder / name for name in ("sweep.json", decided.NAME)]
         state = [(path.stat().st_mtime_ns, path.stat().st_size) for path in files if path.exists()]
         if state != self._state:
-            self._state, self._plan = state, plan_of(str(self._folder))
+            self._state, self._plan = state, plan_of(self._folder)
         return self._plan
 
 
 class Watched:
     """One run. `update` reads on, in one thread at a time; all else answers at once with what is known."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
         self.version = ""
         """Another one whenever `facts` are others."""
@@ -150,7 +156,7 @@ class Watched:
         if self._follower is None:
             columns = columns_of([self._plan], metric)
             self._follower = ledger.Follower(
-                str(self.folder / "ledger"), columns, lambda damage: self._damage.append(str(damage))
+                self.folder / "ledger", columns, lambda damage: self._damage.append(str(damage))
             )
         started, spent, left = time.monotonic(), 0.0, 1
         stale = self.facts is None or self._plan is not known
@@ -185,7 +191,7 @@ class Watched:
             tables = pa.concat_tables([self._follower.table(config_id) for config_id in sorted(self._found)])
             out = list(stopped(self._plan, tables))
         self._runs = Runs(
-            folders=[str(self.folder)],
+            folders=[self.folder],
             configurations=[self._found[config_id] for config_id in sorted(self._found)],
             select=self._plan.get("select", "last"),
             metric=metric,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raymix.files import write_atomically
+from raymix.files import AnyPath, matching, path_of, write_atomically
 from raymix.types import UsageError
 
 if TYPE_CHECKING:
@@ -56,30 +54,34 @@ class Report:
     png: str
 
 
-def find_run(folder: str) -> str:
+def find_run(folder: str | AnyPath) -> AnyPath:
     """`folder` if it is a run (it holds a `sweep.json` or a ledger), else the newest run in it (a storage root).
 
     Newest is the run whose `sweep.json` was written last; one without results counts only where none has any. Raises
     `UsageError` where there is none.
     """
-    folder = os.path.abspath(os.path.expanduser(folder))
-    if not os.path.isdir(folder):
+    folder = path_of(folder)
+    if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}; give a run, or the storage root of runs")
-    if os.path.exists(os.path.join(folder, "sweep.json")) or os.path.isdir(os.path.join(folder, "ledger")):
+    if is_run(folder):
         return folder
-    sweeps = [os.path.join(entry.path, "sweep.json") for entry in os.scandir(folder) if entry.is_dir()]
-    found = [Path(sweep) for sweep in sweeps if os.path.isfile(sweep)]
-    if not found:
+    sweeps = matching(folder, "*/sweep.json")
+    if not sweeps:
         raise UsageError(f"{folder} is no run and holds none (a run has a sweep.json); give a run or its storage root")
-    return str(max(found, key=lambda sweep: (_has_results(sweep.parent), sweep.stat().st_mtime_ns, sweep)).parent)
+    return max(sweeps, key=lambda sweep: (_has_results(sweep.parent), sweep.stat().st_mtime_ns, str(sweep))).parent
 
 
-def _has_results(run: Path) -> bool:
+def is_run(folder: AnyPath) -> bool:
+    """Whether a folder is a run: it holds a `sweep.json` or a ledger."""
+    return (folder / "sweep.json").is_file() or (folder / "ledger").is_dir()
+
+
+def _has_results(run: AnyPath) -> bool:
     # A ledger writes no segment without rows.
-    return any(run.glob("ledger/*.parquet"))
+    return bool(matching(run, "ledger/*.parquet"))
 
 
-def write_report(run_dir: str, select: str | None = None, metric: str | None = None) -> Report:
+def write_report(run_dir: str | AnyPath, select: str | None = None, metric: str | None = None) -> Report:
     """Write `scores.csv`, `scores.txt` and `scores.png` to `<run_dir>/report`, each whole or not at all.
 
     `run_dir` is a run, or a storage root (its newest run); `select` and `metric` as in `score_table`, None being what
@@ -93,10 +95,10 @@ def write_report(run_dir: str, select: str | None = None, metric: str | None = N
     from raymix.search.truth import undecided_in_words
 
     run_dir = find_run(run_dir)
-    if not os.path.isdir(os.path.join(run_dir, "ledger")):
+    if not (run_dir / "ledger").is_dir():
         raise UsageError(f"{run_dir} has no ledger yet; start the run, or resume it, and ask again")
-    plan = _plan_of(Path(run_dir))
-    table = ledger.read(os.path.join(run_dir, "ledger"))
+    plan = _plan_of(run_dir)
+    table = ledger.read(run_dir / "ledger")
     if metric is not None:
         require_metric(table, metric)
     frame = tables.score_table(
@@ -110,19 +112,19 @@ def write_report(run_dir: str, select: str | None = None, metric: str | None = N
         raise UsageError(f"the ledger of {run_dir} has no results yet; ask again after the run's first report")
     text = tables.render(frame, planned=[trial["config_id"] for trial in plan.get("trials", ())])
     text = "\n".join([text, *undecided_in_words(plan, run_dir)])
-    folder = os.path.join(run_dir, "report")
-    csv, txt, png = (os.path.join(folder, f"scores.{kind}") for kind in ("csv", "txt", "png"))
+    folder = run_dir / "report"
+    csv, txt, png = (folder / f"scores.{kind}" for kind in ("csv", "txt", "png"))
     try:
-        os.makedirs(folder, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         write_atomically(csv, tables.to_csv(frame))
         write_atomically(txt, text + "\n")
         figures.score_figure(frame, png)
     except OSError as error:
         raise UsageError(f"cannot write the report to {folder}: {error}; make the folder writable") from error
-    return Report(run_dir=run_dir, text=text, frame=frame, csv=csv, txt=txt, png=png)
+    return Report(run_dir=str(run_dir), text=text, frame=frame, csv=str(csv), txt=str(txt), png=str(png))
 
 
-def _plan_of(run_dir: Path) -> dict[str, Any]:
+def _plan_of(run_dir: AnyPath) -> dict[str, Any]:
     """The run's `sweep.json`; empty where there is none or it is damaged, since a ledger can be reported without."""
     from raymix.plan import read_description
 

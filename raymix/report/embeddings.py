@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -45,7 +44,7 @@ def write_embedding_figures(folder: str) -> list[str]:
             f"{run_dir} has no snapshots of trajectory embeddings; they come with the reports of an algorithm that"
             " learns some (lbrac_v)"
         )
-    plan = read_description(Path(run_dir))
+    plan = read_description(run_dir)
     trials = {trial["config_id"]: trial for trial in plan["trials"]}
     percentiles = {
         name: return_percentiles(load_dataset(name, True, plan["dataset_hashes"]).columns.episode_returns())
@@ -53,7 +52,7 @@ def write_embedding_figures(folder: str) -> list[str]:
     }
     orders = {config: [name for name, _ in plan["phases"][trial["algorithm"]]] for config, trial in trials.items()}
     found.sort(key=lambda each: (each.config_id, orders[each.config_id].index(each.phase), each.seed, each.step))
-    target = Path(run_dir, "report")
+    target = run_dir / "report"
     paths = []
     try:
         target.mkdir(exist_ok=True)

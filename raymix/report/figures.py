@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from raymix.files import write_atomically
+from raymix.files import AnyPath, write_atomically
 from raymix.report import metric_in_words
 from raymix.report.statistics import FEWEST_SEEDS
 from raymix.report.tables import natural, swept_fields, text
@@ -70,7 +70,7 @@ class _Series:
         return [row for row in here if (horizontal is None or row[horizontal] is not None) == has_field]
 
 
-def score_figure(frame: pd.DataFrame, path: str) -> None:
+def score_figure(frame: pd.DataFrame, path: str | AnyPath) -> None:
     """Write a PNG of score against the swept field, one panel per data set.
 
     Every seed is a dot (hollow in an unfinished configuration); the line is the mean over seeds, band and whiskers

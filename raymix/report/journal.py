@@ -34,11 +34,11 @@ def write_journal(folder: str, target: str) -> list[str]:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    run_dir = Path(find_run(folder))
+    run_dir = find_run(folder)
     plan = read_description(run_dir)
     if not plan.get("searcher"):
         raise UsageError(f"{run_dir} has no studies: its trials were spelt out before it began; give a run of a search")
-    rows = ledger.rows(ledger.read(str(run_dir / "ledger"))) if (run_dir / "ledger").is_dir() else []
+    rows = ledger.rows(ledger.read(run_dir / "ledger")) if (run_dir / "ledger").is_dir() else []
     told = told_by(plan, run_dir, stopped_trials(plan, rows))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = []
@@ -59,7 +59,7 @@ def write_journal(folder: str, target: str) -> list[str]:
                 study.add_trial(frozen(cell.space, distributions, one, known))
         content = journal.read_bytes()
     try:
-        write_atomically(Path(target).expanduser(), content)
+        write_atomically(target, content)
     except OSError as problem:
-        raise UsageError(f"cannot write {target}: {problem.strerror}; give another file") from problem
+        raise UsageError(f"cannot write {target}: {problem.strerror or problem}; give another file") from problem
     return names

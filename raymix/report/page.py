@@ -48,7 +48,7 @@ def write_page(runs: Runs, path: str, baseline: str | None = None) -> None:
     try:
         write_atomically(path, page(facts, f"raymix: {', '.join(facts['runs'])}"))
     except OSError as problem:
-        raise UsageError(f"cannot write {path}: {problem.strerror}; give another file") from problem
+        raise UsageError(f"cannot write {path}: {problem.strerror or problem}; give another file") from problem
 
 
 def page(facts: Mapping[str, Any] | None, title: str) -> str:

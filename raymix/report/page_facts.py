@@ -9,7 +9,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,7 +84,7 @@ def page_facts(
     finished = {row["id"]: means[row["id"]] for row in rows if row["status"] == "done"}
     reported = [one.pace.reported for one in runs.configurations]
     return {
-        "runs": [Path(folder).name for folder in runs.folders],
+        "runs": [folder.name for folder in runs.folders],
         "metric": metric_in_words(runs.metric),
         "higher": higher,
         "fixed": runs.metric in METRIC,

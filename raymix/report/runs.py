@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from raymix import ledger
+from raymix.files import AnyPath
 from raymix.plan import read_description
 from raymix.report import SELECT, find_run
 from raymix.report.evaluations import Configuration, columns_for, configurations, require_metric
@@ -25,7 +24,7 @@ from raymix.types import UsageError
 class Runs:
     """The configurations of one or several runs, with scores in `metric`."""
 
-    folders: Sequence[str]
+    folders: Sequence[AnyPath]
     configurations: Sequence[Configuration]
     select: str
     metric: str
@@ -53,9 +52,9 @@ def read_runs(
         UsageError: a run has no results, is damaged, or holds other results under a key of another; or the runs
             were started with different rules or metrics and none is asked for.
     """
-    found = list(dict.fromkeys(os.path.realpath(find_run(folder)) for folder in folders))
+    found = list(dict.fromkeys(find_run(folder).resolve() for folder in folders))
     for folder in found:
-        if not os.path.isdir(os.path.join(folder, "ledger")):
+        if not (folder / "ledger").is_dir():
             raise UsageError(f"{folder} has no ledger yet; start the run, or resume it, and ask again")
     plans = {folder: plan_of(folder) for folder in found}
     asked = metric
@@ -67,7 +66,7 @@ def read_runs(
     notices = [words for folder, plan in plans.items() for words in undecided_in_words(plan, folder)]
     on_damage = (lambda damage: notices.append(str(damage))) if keep_going else None
     columns = columns_of(plans.values(), metric)
-    tables = {folder: ledger.read(os.path.join(folder, "ledger"), None, columns, on_damage) for folder in found}
+    tables = {folder: ledger.read(folder / "ledger", None, columns, on_damage) for folder in found}
     for folder, table in tables.items():
         if not table.num_rows:
             raise UsageError(f"the ledger of {folder} has no results yet; ask again after the run's first report")
@@ -120,7 +119,7 @@ def missing(runs: Runs) -> list[str]:
     return words
 
 
-def phases_told(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Phases]:
+def phases_told(plans: Mapping[Any, Mapping[str, Any]]) -> dict[str, Phases]:
     """Of each algorithm; `UsageError` where two runs differ."""
     phases: dict[str, Phases] = {}
     for folder, plan in plans.items():
@@ -134,15 +133,15 @@ def planned_seeds(plans: Iterable[Mapping[str, Any]]) -> dict[str, Sequence[int]
     return {trial["config_id"]: plan.get("seeds", ()) for plan in plans for trial in plan.get("trials", ())}
 
 
-def plan_of(folder: str) -> dict[str, Any]:
+def plan_of(folder: AnyPath) -> dict[str, Any]:
     """The run's `sweep.json`; empty where there is none or it is damaged, since a ledger can be reported without."""
     try:
-        return read_description(Path(folder))
+        return read_description(folder)
     except UsageError:
         return {}
 
 
-def _agreed(name: str, values: Mapping[str, str]) -> str:
+def _agreed(name: str, values: Mapping[AnyPath, str]) -> str:
     if len(set(values.values())) > 1:
         told = "; ".join(f"{value} in {folder}" for folder, value in values.items())
         raise UsageError(f"the runs have no common {name} ({told}); choose one with --{name}")

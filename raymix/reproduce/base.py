@@ -19,12 +19,11 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import raymix.reproduce
-from raymix.files import write_atomically
+from raymix.files import AnyPath, path_of, write_atomically
 from raymix.plan import SweepSpec, read_description
 from raymix.report.statistics import summarize
 from raymix.run_folder import writable_folder
@@ -127,13 +126,13 @@ class Run:
     """A finished sweep of methods."""
 
     def __init__(self, run_dir: str, frame: pd.DataFrame) -> None:
-        self.folder = Path(run_dir)
+        self.folder = path_of(run_dir)
         self.frame = frame
         """See `raymix.report.tables.score_table`."""
         self._plan = read_description(self.folder)
 
     @property
-    def figures(self) -> Path:
+    def figures(self) -> AnyPath:
         """The folder for figures and tables."""
         return self.folder / "report"
 
@@ -243,7 +242,7 @@ def train_here(
     ]
 
 
-def new_folder(options: Options, name: str) -> Path:
+def new_folder(options: Options, name: str) -> AnyPath:
     """A folder for a reproduction that is no sweep. Raises `UsageError` for options that only sweeps have."""
     if options.resume or options.address:
         raise UsageError(f"{name} takes minutes in this process: run it again, without --resume and --address")
@@ -252,7 +251,7 @@ def new_folder(options: Options, name: str) -> Path:
     return folder
 
 
-def beside_paper(folder: Path, rows: Sequence[Row], title: str) -> str:
+def beside_paper(folder: AnyPath, rows: Sequence[Row], title: str) -> str:
     """The table of all seeds beside the published numbers; also written to `beside_paper.txt` in the folder."""
     cells = []
     for row in rows:

@@ -28,7 +28,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -41,7 +40,7 @@ from scipy.stats import gaussian_kde
 from torch import Tensor, nn
 from torch.nn import functional
 
-from raymix.files import write_atomically
+from raymix.files import AnyPath, write_atomically
 from raymix.nn.latent import Decoder, Encoder
 from raymix.nn.layers import Standardise, mlp
 from raymix.nn.losses import component_std, latent_divergence, mixture_loss
@@ -415,7 +414,9 @@ def reproduce(options: Options) -> Outcome:
     return Outcome(text, (str(folder / f"{NAME}.png"), str(folder / f"{NAME}.csv")))
 
 
-def rebuild(folder: Path, progress: Callable[[str], None], seeds: int = 3, epochs: Mapping[str, int] = EPOCHS) -> str:
+def rebuild(
+    folder: AnyPath, progress: Callable[[str], None], seeds: int = 3, epochs: Mapping[str, int] = EPOCHS
+) -> str:
     """Train everything, write `lom-fig5.png` (the first seed) and `lom-fig5.csv` into `folder`; returns the table."""
     fitted_models = [fitted for seed in range(seeds) for fitted in train(seed, epochs, progress)]
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
-from pathlib import Path
 from typing import Any
 
-from raymix.files import sync_folder
+from raymix.files import AnyPath, append_durably, write_atomically
 from raymix.types import UsageError
 
 NAME = "trials.jsonl"
 
 
-def read_decided(folder: Path) -> tuple[list[dict[str, Any]], int]:
+def read_decided(folder: AnyPath) -> tuple[list[dict[str, Any]], int]:
     """The trials in the order of the decisions, and the bytes that they take; what is behind those is a torn line.
 
     Raises:
@@ -49,16 +47,14 @@ def read_decided(folder: Path) -> tuple[list[dict[str, Any]], int]:
 class DecidedWriter:
     """Appends to a run's `trials.jsonl`. One process at a time, as the run's lock has it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         """Drops a torn last line; `torn` says whether there was one. Raises as `read_decided`."""
         self._path = folder / NAME
         _, whole = read_decided(folder)
         content = self._path.read_bytes() if self._path.is_file() else b""
         self.torn = len(content) > whole
         if self.torn:
-            with open(self._path, "r+b") as file:
-                file.truncate(whole)
-                os.fsync(file.fileno())
+            write_atomically(self._path, content[:whole])
         lines = content[:whole].splitlines()
         self._before = lines[-1].decode().partition(" ")[0] if lines else ""
 
@@ -66,13 +62,7 @@ class DecidedWriter:
         """Write a trial down; once this returns, it survives a power loss."""
         text = json.dumps(trial)
         digest = _digest(self._before, text)
-        fresh = not self._path.exists()
-        with open(self._path, "ab") as file:
-            file.write(f"{digest} {text}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
-        if fresh:
-            sync_folder(self._path.parent)
+        append_durably(self._path, f"{digest} {text}\n".encode())
         self._before = digest
 
 

@@ -14,8 +14,7 @@ from raymix.job import Job, ledger_folder
 from raymix.search.halving import GO, STOP, WAIT, Ladder, ladders_of, rank_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from raymix.files import AnyPath
     from raymix.search.halving import Rank
 
 
@@ -91,10 +90,10 @@ class RankAt:
         return rank_of(self._plan, [row for row in found if (row.phase, row.step) == (phase, rung)])
 
 
-def ladders_in(plan: dict[str, Any], run_dir: Path) -> dict[str, Ladder]:
+def ladders_in(plan: dict[str, Any], run_dir: AnyPath) -> dict[str, Ladder]:
     """The run's ladders where its ledger has them; empty if trials are not stopped early."""
     folder = run_dir / "ledger"
-    return ladders_of(plan, ledger.rows(ledger.read(str(folder))) if folder.is_dir() else [])
+    return ladders_of(plan, ledger.rows(ledger.read(folder)) if folder.is_dir() else [])
 
 
 def _name(trial: Trial) -> str:

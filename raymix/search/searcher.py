@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.search import Searcher
 
+from raymix.files import AnyPath
 from raymix.plan import described, trial_of
 from raymix.search.cells import Cell
 from raymix.search.decided import DecidedWriter
@@ -29,7 +29,7 @@ class Studies:
     def __init__(
         self,
         plan: dict[str, Any],
-        run_dir: Path,
+        run_dir: AnyPath,
         place: Callable[[dict[str, Any]], dict[str, Any]],
         ladders: Mapping[str, Ladder],
     ) -> None:

@@ -9,10 +9,10 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymix import ledger
+from raymix.files import AnyPath
 from raymix.report import HELD_OUT
 from raymix.report.evaluations import columns_for, configurations, score
 from raymix.search.cells import Cell
@@ -28,12 +28,12 @@ def minimizes(plan: dict[str, Any]) -> bool:
     return plan["metric"].startswith(HELD_OUT)
 
 
-def found_in(plan: dict[str, Any], run_dir: Path, config_id: str | None = None) -> dict[str, Configuration]:
+def found_in(plan: dict[str, Any], run_dir: AnyPath, config_id: str | None = None) -> dict[str, Configuration]:
     """What the run's ledger has of each configuration (or of one), by id."""
     folder = run_dir / "ledger"
     if not folder.is_dir():
         return {}
-    table = ledger.read(str(folder), config_id, columns_for(plan["metric"]))
+    table = ledger.read(folder, config_id, columns_for(plan["metric"]))
     return {one.config_id: one for one in configurations(table, plan["metric"])}
 
 
@@ -72,7 +72,7 @@ def statistic(plan: dict[str, Any], scores: Sequence[float]) -> float:
     return sign * rank([sign * each for each in scores], halving.statistic if halving else "mean")[0]
 
 
-def told_by(plan: dict[str, Any], run_dir: Path, stopped: Collection[str]) -> list[list[Told]]:
+def told_by(plan: dict[str, Any], run_dir: AnyPath, stopped: Collection[str]) -> list[list[Told]]:
     """What each study knows of its trials, in their order; `stopped` are the ids of those that were stopped early."""
     found = found_in(plan, run_dir)
     cells = [Cell.of(study) for study in plan["studies"]]
@@ -99,7 +99,7 @@ def undecided(plan: dict[str, Any]) -> int:
     return total_trials(plan) - len(plan["trials"]) if plan.get("searcher") else 0
 
 
-def undecided_in_words(plan: dict[str, Any], folder: str) -> list[str]:
+def undecided_in_words(plan: dict[str, Any], folder: str | AnyPath) -> list[str]:
     """A sentence where there are some."""
     left = undecided(plan)
     return [f"{left} of {total_trials(plan)} trials of {folder} are not decided yet"] if left else []

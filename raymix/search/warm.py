@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymix.report import find_run
@@ -25,7 +24,7 @@ def warm_started(plan: dict[str, Any]) -> dict[str, Any]:
     folders = plan["searcher"]["warm_start"] if plan["searcher"] else []
     cells = [Cell.of(study) for study in plan["studies"]]
     for folder in folders:
-        run_dir = Path(find_run(folder))
+        run_dir = find_run(folder)
         found = found_in(plan, run_dir)
         used = 0
         for cell in cells:
