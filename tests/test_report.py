@@ -336,7 +336,7 @@ def test_a_run_without_results_is_no_newest_run(tmp_path: Path) -> None:
     (tmp_path / "started" / "ledger" / ".0123.tmp").write_text("half a segment")
     assert find_run(str(tmp_path)) == tmp_path / "old"
     add(tmp_path / "started", {}, 10.0)
-    assert find_run(str(tmp_path)) == str(tmp_path / "started")
+    assert find_run(str(tmp_path)) == tmp_path / "started"
 
 
 def test_folders_without_results_are_refused_in_words(tmp_path: Path) -> None:
