@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ assert SWEPT.count("beta") == 1 and "seeds=3" in SWEPT
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    with open_browser(tmp_path_factory.mktemp("profile")) as chrome:
+        yield chrome
+
+
+@contextmanager
+def open_browser(profile: Path) -> Iterator[Chrome]:
+    """A browser without a window that asks no address but this machine's."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     assert chromium and driver, "this test needs a browser: apt-get install chromium chromium-driver"
@@ -61,13 +69,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         "--disable-sync",
         "--window-size=1280,900",
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+        f"--user-data-dir={profile}",
     ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     chrome = Chrome(options=options, service=ChromeService(driver))
-    yield chrome
-    chrome.quit()
+    try:
+        yield chrome
+    finally:
+        chrome.quit()
 
 
 class Page:
@@ -179,9 +189,16 @@ def many(run: Path, trials: int, seeds: int, reports: int) -> None:
 def dash(tmp_path: Path) -> Iterator[str]:
     """The address of a live page of `tmp_path/runs`."""
     (tmp_path / "runs").mkdir()
-    command = [sys.executable, "-m", "raymix.cli", "dash", str(tmp_path / "runs"), "--port", "0"]
+    with serve(tmp_path / "runs") as address:
+        yield address
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """The address of a live page of a folder."""
     code = "import sys, raymix.cli; raymix.cli.main(sys.argv[1:])"
-    process = subprocess.Popen([sys.executable, "-c", code, *command[3:]], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", code, "dash", str(folder), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     yield process.stdout.readline().split()[0]
     process.terminate()
