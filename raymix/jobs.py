@@ -7,6 +7,7 @@ again while it runs follows it instead of starting another.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import logging
 import os
@@ -106,8 +107,7 @@ class Jobs:
         if found is None:
             raise UsageError(f"{job_id} ended before its run began, so there is nothing to go on with; submit it again")
         python, script = shlex.split(before.entrypoint)[:2]
-        kept = [word for word in shlex.split(before.entrypoint) if word in ("--eager", "--no-dashboard")]
-        return self._start(script, ["--resume", found[1], *kept], python)
+        return self._start(script, ["--resume", found[1], *kept_by_resume(shlex.split(before.entrypoint)[2:])], python)
 
     def _start(self, script: str, options: Sequence[str], python: str | None) -> tuple[Job, bool]:
         here = urlsplit(self.address).hostname in ("127.0.0.1", "localhost", "::1")
@@ -170,6 +170,18 @@ class Jobs:
         if self.find(job_id).status not in ("PENDING", "RUNNING"):
             raise UsageError(f"{job_id} has ended already; `raymix resume {job_id}` goes on with its run")
         self._client.stop_job(job_id)
+
+
+def kept_by_resume(options: Sequence[str]) -> list[str]:
+    """Those of a sweep's options that say how it runs, not what: a run that goes on has them again."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--eager", "--no-dashboard"):
+        parser.add_argument(flag, action="store_true")
+    for option in ("--time-budget", "--environment-patience"):
+        parser.add_argument(option)
+    kept = vars(parser.parse_known_args(options)[0])
+    words = {f"--{name.replace('_', '-')}": value for name, value in kept.items() if value}
+    return [word if value is True else f"{word}={value}" for word, value in words.items()]
 
 
 def _job(info: Any) -> Job:

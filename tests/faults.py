@@ -194,6 +194,20 @@ def spoil_tune(at: Round) -> None:
             os.truncate(path, path.stat().st_size // 2 if "experiment_state" in path.name else 0)
 
 
+def damage_ledger(at: Round) -> bool:
+    """A killed driver, a segment cut off: nothing goes on by itself, and without the segment its rows come back."""
+    at.driver.process.kill()
+    with contextlib.suppress(AssertionError):
+        at.finish()
+    segment = at.chance.choice(sorted(at.folder.glob("runs/*/ledger/*.parquet")))
+    os.truncate(segment, at.chance.randrange(segment.stat().st_size))
+    at.start()
+    assert at.finish() != 0 and str(segment) in at.output, f"{segment} was damaged and nobody said so"
+    segment.unlink()
+    at.start()
+    return True
+
+
 def lose_node(at: Round) -> bool:
     nodes = sorted(at.cluster.worker_nodes, key=lambda node: node.node_id)
     if len(nodes) < 2:
@@ -221,6 +235,10 @@ FAULTS: dict[str, tuple[Callable[[Round], bool], str | tuple[str, ...] | None]] 
     "kill the driver, flip a byte of checkpoints": (end_driver(signal.SIGKILL, flip_a_byte), None),
     "kill the driver, truncate checkpoints": (end_driver(signal.SIGKILL, truncate), None),
     "kill the driver, spoil Tune's snapshot": (end_driver(signal.SIGKILL, spoil_tune), None),
+    "kill the driver, truncate a segment of the ledger": (damage_ledger, "is damaged (its bytes do not match"),
+    # Ray ends the driver then, from below Python: nobody is left to say anything.
+    "kill the sweep's own raylet": (kill("raylet/raylet"), None),
+    "kill the sweep's own GCS": (kill("gcs/gcs_server"), None),
     "the environment hangs": (order("hang"), "no step within 6 s"),
     "the environment crashes": (order("crash"), PLAYER),
     "the environment pays NaN": (order("nan-reward"), "returned the reward nan"),
@@ -230,6 +248,7 @@ FAULTS: dict[str, tuple[Callable[[Round], bool], str | tuple[str, ...] | None]] 
 }
 """What each fault does (False where there was nothing to do it to), and what the user must be told."""
 OF_CLUSTERS = ("lose a node", "a node joins")
+OF_OWN_RAY = ("kill the sweep's own raylet", "kill the sweep's own GCS")
 
 
 # ---------------------------------------------------------------- rounds
@@ -297,14 +316,22 @@ def play_round(folder: Path, faults: list[str], chance: random.Random, expected:
         cluster = stack.enter_context(three_nodes()) if needs_cluster else None
         at = Round(folder, chance, ("--address", cluster.address) if cluster else (), cluster)
         at.start()
+        status: int | None = None
         for name in faults:
             if not at.wait():
-                break
+                status = at.finish()
+                if status == 0:
+                    break
+                at.start()  # whatever it was, it can be resumed
+                status = None
+                if not at.wait():
+                    break
             fault, _ = FAULTS[name]
             if fault(at):
                 done.append(name)
-        status = at.finish()
-        if status:  # whatever it was, it can be resumed
+        if status is None:
+            status = at.finish()
+        if status:
             at.start()
             status = at.finish()
         assert status == 0, at.output
@@ -354,7 +381,8 @@ def main() -> None:
         number = 0
         while sum(counts.values()) < options.faults:
             chance = random.Random(f"{options.seed}-{number}")
-            kinds = [name for name in FAULTS if number % 4 == 3 or name not in OF_CLUSTERS]
+            other = OF_OWN_RAY if number % 4 == 3 else OF_CLUSTERS
+            kinds = [name for name in FAULTS if name not in other]
             faults = chance.choices(kinds, k=options.each)
             if number % 4 == 3 and not set(faults) & set(OF_CLUSTERS):
                 faults[chance.randrange(len(faults))] = "lose a node"

@@ -17,7 +17,7 @@ from test_connection import environment, free_port
 from test_sweep import SWEEP, results
 
 from raymix.cli import main
-from raymix.jobs import Jobs
+from raymix.jobs import Jobs, kept_by_resume
 from raymix.types import UsageError
 
 PROJECT = str(Path(__file__).parents[1])
@@ -141,6 +141,12 @@ def test_a_sweep_is_submitted_once_stopped_and_resumed(home: Path, dashboard: st
     ):
         status, _, errors = said(home, project, *words)
         assert status == 2 and message in errors
+
+
+def test_a_run_that_goes_on_is_run_as_before() -> None:
+    words = "--address auto --storage /x --eager --time-budget 8h --environment-patience=6s --set beta=3 --seeds 2"
+    assert kept_by_resume(words.split()) == ["--eager", "--time-budget=8h", "--environment-patience=6s"]
+    assert kept_by_resume([]) == []
 
 
 def test_names_and_folders_that_are_unusual(home: Path, dashboard: str, tmp_path: Path) -> None:
