@@ -88,6 +88,15 @@ def test_paths_behave_as_on_a_disk(folder: Path) -> None:
     assert not one.exists() and not (folder / "runs" / "a" / "sweep.json").exists()
 
 
+def test_a_uri_keeps_its_options(server: str) -> None:
+    options = f"?region=us-east-1&scheme=http&endpoint_override={server.removeprefix('http://')}"
+    root = path_of(f"s3://lab/with/options/{options}")
+    write_atomically(root / "run" / "file", b"there")
+    assert str(root / "run") == f"s3://lab/with/options/run{options}"
+    assert path_of(str(root / "run" / "file")).read_bytes() == b"there"
+    assert [path_of(str(path)).read_bytes() for path in matching(root, "*/file")] == [b"there"]
+
+
 def test_checkpoints_and_snapshots_are_the_same_there(folder: Path) -> None:
     state = {"config_id": "0" * 12, "phase_index": 0, "step": 3, "seeds": [0], "diverged": [False]}
     (folder / "checkpoint_000000").mkdir(parents=True)
