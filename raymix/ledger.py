@@ -5,12 +5,15 @@ A ledger is a folder of immutable Parquet segments, on a local disk or on any `p
     <config_id>-<attempt>-<sequence>-<digest>.parquet      0123456789ab-0002-000007-89abcdef01234567.parquet
 
 A trial has one `LedgerWriter`. A restarted trial writes under the next attempt, so nothing is ever overwritten; where
-two attempts hold the same key, `read` returns the later one. The digest is of the file's bytes, so that damage is
+two attempts hold the same key, `read` returns the later one. Now and then a writer puts its small segments into one and
+then removes them: opening a file costs more than its few rows do. A row that is in two segments meanwhile, or because
+the writer died in between, is read once. The digest is of the file's bytes, so that damage is
 found wherever it sits (Parquet's own page checksums do not cover page headers and the footer).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -61,7 +64,9 @@ KEY = ("config_id", "seed", "phase", "step")
 _TICK = 2_000_000_000
 """Nanoseconds; no file system's clock is coarser."""
 _JOINED = 500
-"""Segments that are joined at a time."""
+"""Segments that are joined at a time when they are read."""
+_MERGED = 25
+"""Segments that a writer makes one of."""
 _SEGMENT = re.compile(r"([0-9a-f]{12})-(\d+)-(\d+)-([0-9a-f]{16})\.parquet")
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -144,6 +149,7 @@ class LedgerWriter:
         if attempt < 1:
             raise UsageError(f"attempt is {attempt} but counts from 1; take it from raymix.ledger.next_attempt")
         self.config_id, self.attempt, self._sequence = config_id, attempt, 0
+        self._small: dict[str, pa.Table] = {}
         self._folder = path_of(folder)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -162,18 +168,32 @@ class LedgerWriter:
     def append(self, rows: Iterable[Row]) -> str | None:
         """Write `rows` as one segment, all or nothing, and return its name (None without rows).
 
-        Once this returns, a local segment survives a power loss.
+        Once this returns, the rows survive a power loss.
         """
         records = [self._record(row) for row in rows]
         if not records:
             return None
+        table = pa.Table.from_pylist(records, schema=SCHEMA)
+        name = self._write(table, self._sequence)
+        self._sequence += 1
+        self._small[name] = table
+        if len(self._small) == _MERGED:
+            # In the place of the first of them: whichever are still there, the rows come in the order of writing.
+            whole = pa.concat_tables(self._small.values()).combine_chunks()
+            name = self._write(whole, self._sequence - _MERGED)
+            for merged in self._small:
+                with contextlib.suppress(FileNotFoundError):
+                    (self._folder / merged).unlink()
+            self._small.clear()
+        return name
+
+    def _write(self, table: pa.Table, sequence: int) -> str:
         sink = pa.BufferOutputStream()
-        pa.parquet.write_table(pa.Table.from_pylist(records, schema=SCHEMA), sink, write_page_checksum=True)
+        pa.parquet.write_table(table, sink, write_page_checksum=True)
         data = sink.getvalue().to_pybytes()
-        name = f"{self.config_id}-{self.attempt:04d}-{self._sequence:06d}-{_digest(data)}.parquet"
+        name = f"{self.config_id}-{self.attempt:04d}-{sequence:06d}-{_digest(data)}.parquet"
         # Readers take only names of segments, so a writer that dies before the rename leaves nothing to read.
         write_atomically(self._folder / name, data)
-        self._sequence += 1
         return name
 
     def _record(self, row: Row) -> dict[str, Any]:
@@ -208,18 +228,31 @@ def read(
         raise UsageError(f"there is no ledger at {folder}; give the folder `ledger` of a run")
     schema = pa.schema([field for field in SCHEMA if field.name in (*KEY, *columns)])
     found, small = [schema.empty_table()], list[pa.Table]()
-    for segment in sorted(s for s in _segments(filesystem, path) if config_id in (None, s.config_id)):
-        try:
-            small.append(_read_segment(filesystem, segment, schema, on_damage))
-        except UsageError as damage:
-            if on_damage is None:
-                raise
-            on_damage(damage)
-        # A table of a few rows takes many times their size.
-        if len(small) == _JOINED:
-            found.append(pa.concat_tables(small).combine_chunks())
-            small.clear()
-    return _newest(pa.concat_tables([*found, *small]))
+    known: set[_Segment] = set()
+    lengths: dict[_Segment, int] = {}
+    some_are_gone = True
+    while some_are_gone:
+        some_are_gone = False
+        now = {segment for segment in _segments(filesystem, path) if config_id in (None, segment.config_id)}
+        for segment in sorted(now - known):
+            try:
+                small.append(_read_segment(filesystem, segment, schema, on_damage))
+                lengths[segment] = len(small[-1])
+            except FileNotFoundError:  # its writer has made one of several, which is found at the next look
+                some_are_gone = True
+            except UsageError as damage:
+                if on_damage is None:
+                    raise
+                on_damage(damage)
+            # A table of a few rows takes many times their size.
+            if len(small) == _JOINED:
+                found.append(pa.concat_tables(small).combine_chunks())
+                small.clear()
+        known |= now
+    whole = pa.concat_tables([*found, *small])
+    ranks = {segment: rank for rank, segment in enumerate(sorted(lengths))}
+    rank = np.repeat([ranks[segment] for segment in lengths], list(lengths.values()))
+    return _newest(whole.take(pa.array(np.argsort(rank, kind="stable"))))
 
 
 class Follower:
@@ -233,7 +266,10 @@ class Follower:
         self._filesystem, self._path = _filesystem(folder)
         self._schema = pa.schema([field for field in SCHEMA if field.name in (*KEY, "attempt", *columns)])
         self._on_damage = on_damage
-        self._read: set[str] = set()
+        self._read: dict[str, set[str]] = {}
+        """Paths of segments, by configuration."""
+        self._stale: set[str] = set()
+        """Configurations whose tables are made anew."""
         self._damaged: dict[str, tuple[int, int]] = {}
         self._tables: dict[str, pa.Table] = {}
         self._waiting: list[tuple[_Segment, tuple[int, int]]] = []
@@ -250,19 +286,31 @@ class Follower:
             self._look()
         turn = [self._waiting.pop() for _ in range(min(most, len(self._waiting)))]
         tables: dict[str, list[pa.Table]] = {}
+        gone = set()
         for segment, state in turn:
             try:
                 table = _read_segment(self._filesystem, segment, self._schema, self._on_damage)
+            except FileNotFoundError:  # its writer has made one of several, which is found at the next look
+                gone.add(segment.config_id)
+                continue
             except UsageError as damage:
                 self._damaged[segment.path] = state
                 self._on_damage(damage)
                 continue
-            self._read.add(segment.path)
+            self._read.setdefault(segment.config_id, set()).add(segment.path)
             tables.setdefault(segment.config_id, []).append(table)
+        for config_id in gone:  # all of it is read anew, as its rows must come in the order of writing
+            self._read.pop(config_id, None)
+            tables.pop(config_id, None)
+            self._stale.add(config_id)
+        if gone:
+            self._waiting = [one for one in self._waiting if one[0].config_id not in gone]
+            self._changed = None
         for config_id, more in tables.items():
-            known_before = [self._tables[config_id]] if config_id in self._tables else []
+            known = config_id in self._tables and config_id not in self._stale
+            self._stale.discard(config_id)
+            whole = pa.concat_tables([self._tables[config_id], *more] if known else more).combine_chunks()
             # A late write of an old attempt does not win, whenever it is found; the sort is stable.
-            whole = pa.concat_tables([*known_before, *more]).combine_chunks()
             attempts = np.argsort(whole["attempt"].to_numpy(), kind="stable")
             self._tables[config_id] = _newest(whole.take(pa.array(attempts)))
         return set(tables), len(self._waiting)
@@ -277,8 +325,10 @@ class Follower:
         found = self._filesystem.get_file_info(pa.fs.FileSelector(self._path, allow_not_found=True))
         for info in found:
             state = (info.size, info.mtime_ns)
-            known = info.path in self._read or self._damaged.get(info.path) == state
-            if not known and (match := _SEGMENT.fullmatch(info.base_name)):
+            match = _SEGMENT.fullmatch(info.base_name)
+            if match is None or self._damaged.get(info.path) == state:
+                continue
+            if info.path not in self._read.get(match[1], ()):
                 segment = _Segment(match[1], int(match[2]), int(match[3]), match[4], info.path)
                 self._waiting.append((segment, state))
         self._waiting.sort(reverse=True)

@@ -54,8 +54,10 @@ def test_rows_come_back_as_they_were(tmp_path: Path, scheme: str) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_interleaving_of_attempts_reads_each_key_once_and_the_latest(data: st.DataObject) -> None:
-    """Writers of two trials, restarted at will and interleaved, against a dictionary."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Writers of two trials, restarted at will and interleaved, against a dictionary; merging does not matter."""
+    merged = data.draw(st.sampled_from([2, 3, 25]))
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(ledger, "_MERGED", merged)
         writers: dict[str, LedgerWriter] = {}
         expected: dict[tuple[str, int, str, int], float] = {}
         turns = data.draw(st.lists(st.tuples(st.sampled_from([ONE, OTHER]), st.booleans()), max_size=12))
@@ -201,6 +203,73 @@ def test_many_segments_are_joined_on_the_way(tmp_path: Path, monkeypatch: pytest
     whole = ledger.read(str(tmp_path))
     monkeypatch.setattr(ledger, "_JOINED", 3)
     assert ledger.read(str(tmp_path)).equals(whole) and whole.num_rows == 14
+
+
+def write_steps(folder: Path, steps: int) -> LedgerWriter:
+    """A report each; the first four are of another phase."""
+    writer = LedgerWriter(folder, ONE, ledger.next_attempt(folder, ONE))
+    for step in range(steps):
+        writer.append([make_row(seed, "z" if step < 4 else "a", step) for seed in (0, 1)])
+    return writer
+
+
+def test_a_writer_makes_one_segment_of_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_steps(tmp_path / "merged", 102)
+    assert len(list((tmp_path / "merged").iterdir())) == 4 + 2
+    monkeypatch.setattr(ledger, "_MERGED", 1000)
+    write_steps(tmp_path / "not", 102)
+    assert len(list((tmp_path / "not").iterdir())) == 102
+    assert ledger.read(tmp_path / "merged").equals(ledger.read(tmp_path / "not"))
+
+
+@pytest.mark.parametrize("removed", [0, 1, 5, 24])
+def test_a_writer_that_dies_while_it_merges_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: int
+) -> None:
+    left, unlink = [removed], Path.unlink
+
+    def die(path: Path, missing_ok: bool = False) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", die)
+        write_steps(tmp_path / "dies", 25)
+    assert len(list((tmp_path / "dies").iterdir())) == 1 + 25 - removed
+    write_steps(tmp_path / "lives", 25)
+    assert ledger.read(tmp_path / "dies").equals(ledger.read(tmp_path / "lives"))
+
+
+@pytest.mark.parametrize("at", [0, 3, 12, 23])
+def test_segments_that_are_merged_while_they_are_read_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """The writer merges after a reader has read `at` of the segments that it found."""
+    read_segment = ledger._read_segment
+    for kind in ("read", "follow"):
+        writer, calls = write_steps(tmp_path / kind, 24), [0]
+
+        def read(*arguments: Any, writer: LedgerWriter = writer, calls: list[int] = calls) -> pa.Table:
+            if calls[0] == at:
+                writer.append([make_row(seed, "a", 24) for seed in (0, 1)])
+            calls[0] += 1
+            return read_segment(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger, "_read_segment", read)
+            if kind == "read":
+                found = ledger.read(tmp_path / kind)
+            else:
+                follower = ledger.Follower(
+                    tmp_path / kind, ledger.SCHEMA.names, lambda damage: pytest.fail(str(damage))
+                )
+                for _ in range(3):
+                    follower.poll(100)
+                found = follower.table(ONE)
+        assert found.equals(ledger.read(tmp_path / kind)) and len(found) == 50
+        assert len(list((tmp_path / kind).iterdir())) == 1
 
 
 def test_columns_of_a_newer_version_are_told_and_left_out_when_asked(tmp_path: Path) -> None:
