@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import FAULTS, OF_OWN_RAY, OUTPUT_S, SWEEP, play_round, prepared, rows_of, undisturbed
+from faults import FAULTS, OUTPUT_S, SWEEP, play_round, prepared, rows_of, undisturbed
 from test_sweep import Driver
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -18,10 +18,11 @@ TOGETHER = (
     ("the environment crashes", "the environment hangs", "the environment pays NaN", "the environment shows NaN"),
     ("kill the driver", "SIGTERM to the driver", "SIGINT to the driver"),
     tuple(name for name in FAULTS if name.startswith("kill the driver, ")),
-    OF_OWN_RAY,
+    ("kill the sweep's own raylet",),
     ("lose a node", "a node joins", "kill a pack"),
 )
-assert {name for names in TOGETHER for name in names} == set(FAULTS)
+# Without its GCS a Ray waits for a minute before it ends: only the long form does that.
+assert {name for names in TOGETHER for name in names} == set(FAULTS) - {"kill the sweep's own GCS"}
 
 
 @pytest.fixture(scope="module")
