@@ -199,15 +199,16 @@ def _run_trials(
     from raymix.search.scheduler import HalvingScheduler, RankAt, ladders_in
     from raymix.search.searcher import Studies, StudySearcher
     from raymix.trainable import Member
+    from raymix.watching.gauges import Gauges
 
     attempts = [int(path.name.removeprefix("attempt-")) for path in (run_dir / "trials").glob("attempt-*")]
     attempt = 1 + max(attempts, default=0)
-    unique = f"{run_dir.name}-{attempt}"
+    unique = f"{run_dir.name}, attempt {attempt}"
     needed = dict.fromkeys(trial["dataset"] for trial in [*missing, *plan.get("studies", ())])
     store = ReplayStore.create(datasets[name] for name in needed)
-    pool = RolloutPool.create(f"raymix-rollouts-{unique}", size=max(1, cluster.cpus // 4))
-    broker_name = f"raymix-broker-{unique}"
-    broker = start_broker(broker_name)  # lives for as long as it is held here
+    pool = RolloutPool.create(f"{unique}: policies are played", size=max(1, cluster.cpus // 4))
+    broker_name = f"{unique}: broker of seats"
+    broker = start_broker(broker_name, run_dir.name)  # lives for as long as it is held here
     cpus, gpus = resources_per_pack(plan, cluster)
     device = "cuda" if gpus else "cpu"
     labels = trial_labels(plan)
@@ -242,9 +243,13 @@ def _run_trials(
     ]
     done_before = sorted(labels.keys() - {trial["config_id"] for trial in missing})
     progress = Progress(labels, done_before, header, options.quiet, total)
-    trainable = tune.with_parameters(Member, store=store)
+    gauges = Gauges(plan, run_dir, len(done_before), broker)
+    trainable: Any = tune.with_resources(
+        tune.with_parameters(Member, store=store), lambda config: resources_per_trial(config["job"], cpus, gpus)
+    )
+    trainable.__qualname__ = "Trial"  # on Ray's dashboard and in lists of processes, instead of Tune's wrapper
     tuner = tune.Tuner(
-        tune.with_resources(trainable, lambda config: resources_per_trial(config["job"], cpus, gpus)),
+        trainable,
         param_space={
             **space,
             "broker": broker_name,
@@ -265,7 +270,7 @@ def _run_trials(
         run_config=tune.RunConfig(
             name=f"attempt-{attempt}",
             storage_path=str(run_dir / "trials"),
-            callbacks=[progress],
+            callbacks=[progress, gauges],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=3),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=True),
@@ -283,6 +288,7 @@ def _run_trials(
         full = [f"No space left on device: the disk of {run_dir} is full; make room on it."]
     finally:
         progress.stop()
+        gauges.stop()
         del broker
     folder = run_dir / "trials" / f"attempt-{attempt}"
     return full + [

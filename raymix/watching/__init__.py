@@ -1,0 +1,1 @@
+"""Watching a sweep with tools that are not raymix's: Prometheus and Grafana."""
