@@ -8,6 +8,7 @@ again while it runs follows it instead of starting another.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -104,8 +105,10 @@ class Jobs:
         found = _RESULTS.search(self.logs(job_id))
         if found is None:
             raise UsageError(f"{job_id} ended before its run began, so there is nothing to go on with; submit it again")
-        python, script = shlex.split(before.entrypoint)[:2]
-        kept = [word for word in shlex.split(before.entrypoint) if word in ("--eager", "--no-dashboard")]
+        words = shlex.split(before.entrypoint)
+        python, script = words[:2]
+        kept = [word for word in words if word in ("--eager", "--no-dashboard") or word.startswith("--log-to=")]
+        kept += [f"--log-to={tracker}" for option, tracker in itertools.pairwise(words) if option == "--log-to"]
         return self._start(script, ["--resume", found[1], *kept], python)
 
     def _start(self, script: str, options: Sequence[str], python: str | None) -> tuple[Job, bool]:

@@ -26,6 +26,7 @@ from raymix.run_folder import load_dataset, locked, new_run_folder, writable_fol
 from raymix.search.halving import stopped_trials
 from raymix.search.truth import total_trials, undecided
 from raymix.types import Dataset, Interrupted, Spec, SweepFailed, UsageError
+from raymix.watching import require
 
 if TYPE_CHECKING:
     from ray import tune
@@ -50,6 +51,8 @@ class Options:
     """Seconds without a step after which an environment counts as hanging; a first import and building one fit in."""
     deadline: float | None = None
     """`time.monotonic()` at which the sweep ends with a report of what there is; None: it trains to the end."""
+    log_to: tuple[str, ...] = ()
+    """Trackers that are told of the trials (`raymix.watching.TRACKERS`)."""
     command: tuple[str, ...] = ()
     """How to call what runs this sweep, without options; empty: as this program was called."""
 
@@ -95,11 +98,16 @@ def resume(folder: str, name: str, options: Options) -> Report:
         raise UsageError(f"{run_dir} was started by {plan['sweep']}, not by {name}; resume it by what started it")
     finished = finished_trials(plan, run_dir)
     missing = [trial for trial in plan["trials"] if trial["config_id"] not in finished]
-    if not missing and not undecided(plan):
+    over = not missing and not undecided(plan)
+    if over and not options.log_to:
         return _report(run_dir)
     hashes = plan["dataset_hashes"]
     datasets = {dataset: load_dataset(dataset, options.quiet, hashes) for dataset in hashes}
     with _ready(plan, datasets, options) as cluster:
+        if over:
+            with locked(run_dir):
+                _tell_trackers(plan, run_dir, datasets, options)
+            return _report(run_dir)
         return _carry_out(plan, run_dir, missing, datasets, cluster, options)
 
 
@@ -109,6 +117,7 @@ def _ready(plan: dict[str, Any], datasets: dict[str, Dataset], options: Options)
     from raymix.cluster import connected
     from raymix.evaluation.rollout import check_environment
 
+    require(options.log_to)
     for loaded in datasets.values():
         if loaded.spec.environment is not None:
             check_environment(loaded.spec)
@@ -153,6 +162,7 @@ def _carry_out(
         *(["--eager"] * (options.capture == "eager")),
         *(["--no-dashboard"] * (not options.dashboard)),
         *([f"--environment-patience={patience:g}s"] * (patience != Options.environment_patience_s)),
+        *(f"--log-to={tracker}" for tracker in options.log_to),
     ]
     how_to_resume = shlex.join([*(options.command or command_line()), "--resume", str(run_dir), *flags])
     stopped = f"Stopped. Every report so far is saved; go on with: {how_to_resume}"
@@ -172,6 +182,20 @@ def _carry_out(
             raise Interrupted(told)
         print(told, file=sys.stderr)
     return _report(run_dir)
+
+
+def _tell_trackers(plan: dict[str, Any], run_dir: Path, datasets: dict[str, Dataset], options: Options) -> None:
+    """Tell the trackers of a run that is over."""
+    from raymix.watching.trackers import Tracking, trackers_of
+
+    trackers = trackers_of(options.log_to, plan, run_dir)
+    labels = trial_labels(plan)
+    specs = {name: loaded.spec for name, loaded in datasets.items()}
+    tracking = Tracking(trackers, plan, run_dir, specs, labels, list(labels), lambda told: print(told, file=sys.stderr))
+    tracking.setup()
+    tracking.on_experiment_end([])
+    if not options.quiet:
+        print("\n".join(tracker.where_in_words for tracker in trackers))
 
 
 def _report(run_dir: Path) -> Report:
@@ -200,6 +224,7 @@ def _run_trials(
     from raymix.search.searcher import Studies, StudySearcher
     from raymix.trainable import Member
     from raymix.watching.gauges import Gauges
+    from raymix.watching.trackers import Tracking, trackers_of
 
     attempts = [int(path.name.removeprefix("attempt-")) for path in (run_dir / "trials").glob("attempt-*")]
     attempt = 1 + max(attempts, default=0)
@@ -234,16 +259,20 @@ def _run_trials(
         sizes = {trial["config_id"]: network_size(trial, datasets[trial["dataset"]].spec) for trial in missing}
         ordered = sorted(missing, key=lambda trial: (-sizes[trial["config_id"]], trial["pack"]))
         space["job"] = tune.grid_search([tune_config_of(trial)["job"] for trial in ordered])
+    trackers = trackers_of(options.log_to, plan, run_dir)
     header = [
         f"{plan['sweep']}: {total} trials of {', '.join(plan['phases'])}, {len(plan['seeds'])} seeds each,"
         f" on {cluster.cpus} CPUs and {cluster.gpus} GPUs",
         f"results   {run_dir}",
         *([f"dashboard {cluster.dashboard}  (its token: ray get-auth-token)"] if cluster.dashboard else []),
+        *(tracker.where_in_words for tracker in trackers),
         *notices,
     ]
     done_before = sorted(labels.keys() - {trial["config_id"] for trial in missing})
     progress = Progress(labels, done_before, header, options.quiet, total)
     gauges = Gauges(plan, run_dir, len(done_before), broker)
+    specs = {name: loaded.spec for name, loaded in datasets.items()}
+    tracking = Tracking(trackers, plan, run_dir, specs, labels, done_before, progress.tell)
     trainable: Any = tune.with_resources(
         tune.with_parameters(Member, store=store), lambda config: resources_per_trial(config["job"], cpus, gpus)
     )
@@ -270,7 +299,7 @@ def _run_trials(
         run_config=tune.RunConfig(
             name=f"attempt-{attempt}",
             storage_path=str(run_dir / "trials"),
-            callbacks=[progress, gauges],
+            callbacks=[progress, gauges, tracking],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=3),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=True),
