@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import raymix
 from raymix import data_command, jobs_command
 from raymix.dash import DEFAULT_PORT
+from raymix.files import write_atomically
 from raymix.types import Interrupted, SweepFailed, UsageError
 
 
@@ -211,6 +213,18 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     command.set_defaults(run=dash)
+
+    command = commands.add_parser(
+        "grafana",
+        help="the Grafana board of a running sweep",
+        description="Print a Grafana board of raymix's gauges, for Dashboards > New > Import; or write it into the"
+        " folder from which Grafana takes its boards. For a Grafana that was set up as Ray's manual says, that is"
+        " /tmp/ray/session_latest/metrics/grafana/dashboards, or $RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR as it was"
+        " when Ray started. Prometheus collects the gauges from Ray's nodes with the rest of Ray's metrics (`ray"
+        " metrics launch-prometheus` starts one).",
+    )
+    command.add_argument("folder", nargs="?", metavar="DIR", help="write raymix_grafana_dashboard.json there")
+    command.set_defaults(run=grafana)
 
     command = commands.add_parser(
         "compare",
@@ -525,6 +539,24 @@ def report(options: argparse.Namespace) -> None:
     from raymix.report import write_report
 
     show(write_report(options.folder[0], select=options.select, metric=options.metric), options.json)
+
+
+def grafana(options: argparse.Namespace) -> None:
+    """`raymix grafana [DIR]`."""
+    from importlib import resources
+
+    board = resources.files("raymix.watching").joinpath("grafana.json").read_text()
+    if options.folder is None:
+        print(board, end="")
+        return
+    path = os.path.join(options.folder, "raymix_grafana_dashboard.json")
+    try:
+        write_atomically(path, board)
+    except OSError as problem:
+        raise UsageError(
+            f"cannot write {path} ({problem.strerror}); give a folder that is there, or none to print the board"
+        ) from problem
+    print(path)
 
 
 def dash(options: argparse.Namespace) -> None:

@@ -59,6 +59,8 @@ class Job:
     """Steps of the last phase at which it has to be told whether to go on (`raymix.search.halving`)."""
     cohort: str = ""
     """Those with whom it is compared there."""
+    label: str = ""
+    """What a person calls the configuration."""
     device: str = "cpu"
     capture: str = "auto"
 
@@ -87,6 +89,7 @@ def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: AnyPath, device
         held_out=plan.get("held_out", 0.0),  # runs from before there was one
         rungs=rungs_of(plan, trial),
         cohort=cohort_of(plan, trial),
+        label=trial["label"],
         device=device,
         capture=capture,
     )

@@ -179,9 +179,14 @@ def kept_by_resume(options: Sequence[str]) -> list[str]:
         parser.add_argument(flag, action="store_true")
     for option in ("--time-budget", "--environment-patience"):
         parser.add_argument(option)
-    kept = vars(parser.parse_known_args(options)[0])
-    words = {f"--{name.replace('_', '-')}": value for name, value in kept.items() if value}
-    return [word if value is True else f"{word}={value}" for word, value in words.items()]
+    parser.add_argument("--log-to", action="append")
+    words = []
+    for name, value in vars(parser.parse_known_args(options)[0]).items():
+        option = f"--{name.replace('_', '-')}"
+        if value:
+            values = value if isinstance(value, list) else [value]
+            words += [option if one is True else f"{option}={one}" for one in values]
+    return words
 
 
 def _job(info: Any) -> Job:

@@ -123,7 +123,7 @@ class Progress(Callback):
             **({"score": score} if score else {}),
         )
         for notice in result.get("notices", ()):
-            self._tell(notice)
+            self.tell(notice)
         if self._live is None:
             told = "return" if scores else "held-out action error"
             score = f", {told} {line.score}" if line.score else ""
@@ -137,7 +137,7 @@ class Progress(Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if self._screen is not None:
             label = self._screen.lines[trial.config["job"]["config_id"]].label
-            self._tell(f"The trial {label} goes on from its last report after this: {last_error(trial)}")
+            self.tell(f"The trial {label} goes on from its last report after this: {last_error(trial)}")
         self._update(trial, status="starting", phase="")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -151,7 +151,8 @@ class Progress(Callback):
             self._screen.lines[config_id] = _Line(self._labels[config_id])
         return self._screen.lines[config_id]
 
-    def _tell(self, notice: str) -> None:
+    def tell(self, notice: str) -> None:
+        """Say a sentence to the user, once."""
         if self._screen is not None and notice not in self._screen.notices:
             self._screen.notices.append(notice)
             if self._live is None:

@@ -28,6 +28,7 @@ from raymix.run_folder import load_dataset, locked, new_run_folder, writable_fol
 from raymix.search.halving import stopped_trials
 from raymix.search.truth import total_trials, undecided
 from raymix.types import Dataset, Interrupted, Spec, SweepFailed, UsageError
+from raymix.watching import require
 
 if TYPE_CHECKING:
     from ray import tune
@@ -52,6 +53,8 @@ class Options:
     """Seconds without a step after which an environment counts as hanging; a first import and building one fit in."""
     deadline: float | None = None
     """`time.monotonic()` at which the sweep ends with a report of what there is; None: it trains to the end."""
+    log_to: tuple[str, ...] = ()
+    """Trackers that are told of the trials (`raymix.watching.TRACKERS`)."""
     command: tuple[str, ...] = ()
     """How to call what runs this sweep, without options; empty: as this program was called."""
 
@@ -76,7 +79,7 @@ def run(specs: Sequence[SweepSpec], name: str, options: Options) -> Report:
     specs = settled(specs, [name for name, loaded in datasets.items() if loaded.spec.environment is None])
     plan = warm_started(describe(specs, name, hashes, raymix.__version__))
     check_metric_is_reported(plan, datasets)
-    with _ready(plan, datasets, options) as cluster:
+    with _ready(plan, datasets, options, root) as cluster:
         device = "cuda" if resources_per_pack(plan, cluster)[1] else "cpu"
         if device == "cpu" and options.address is None:  # elsewhere a pack finds out
             for precision in {trial.config["precision"] for trial in trials}:
@@ -97,20 +100,26 @@ def resume(folder: str, name: str, options: Options) -> Report:
         raise UsageError(f"{run_dir} was started by {plan['sweep']}, not by {name}; resume it by what started it")
     finished = finished_trials(plan, run_dir)
     missing = [trial for trial in plan["trials"] if trial["config_id"] not in finished]
-    if not missing and not undecided(plan):
+    over = not missing and not undecided(plan)
+    if over and not options.log_to:
         return _report(run_dir)
     hashes = plan["dataset_hashes"]
     datasets = {dataset: load_dataset(dataset, options.quiet, hashes) for dataset in hashes}
-    with _ready(plan, datasets, options) as cluster:
+    with _ready(plan, datasets, options, run_dir) as cluster:
+        if over:
+            with locked(run_dir):
+                _tell_trackers(plan, run_dir, datasets, options)
+            return _report(run_dir)
         return _carry_out(plan, run_dir, missing, datasets, cluster, options)
 
 
 @contextlib.contextmanager
-def _ready(plan: dict[str, Any], datasets: dict[str, Dataset], options: Options) -> Iterator[Cluster]:
+def _ready(plan: dict[str, Any], datasets: dict[str, Dataset], options: Options, storage: AnyPath) -> Iterator[Cluster]:
     """A Ray on which the plan can run; all that may be wrong is said here, before anything is written."""
     from raymix.cluster import connected
     from raymix.evaluation.rollout import check_environment
 
+    require(options.log_to, storage)
     for loaded in datasets.values():
         if loaded.spec.environment is not None:
             check_environment(loaded.spec)
@@ -155,6 +164,7 @@ def _carry_out(
         *(["--eager"] * (options.capture == "eager")),
         *(["--no-dashboard"] * (not options.dashboard)),
         *([f"--environment-patience={patience:g}s"] * (patience != Options.environment_patience_s)),
+        *(f"--log-to={tracker}" for tracker in options.log_to),
     ]
     how_to_resume = shlex.join([*(options.command or command_line()), "--resume", str(run_dir), *flags])
     stopped = f"Stopped. Every report so far is saved; go on with: {how_to_resume}"
@@ -174,6 +184,20 @@ def _carry_out(
             raise Interrupted(told)
         print(told, file=sys.stderr)
     return _report(run_dir)
+
+
+def _tell_trackers(plan: dict[str, Any], run_dir: AnyPath, datasets: dict[str, Dataset], options: Options) -> None:
+    """Tell the trackers of a run that is over."""
+    from raymix.watching.trackers import Tracking, trackers_of
+
+    trackers = trackers_of(options.log_to, plan, run_dir)
+    labels = trial_labels(plan)
+    specs = {name: loaded.spec for name, loaded in datasets.items()}
+    tracking = Tracking(trackers, plan, run_dir, specs, labels, list(labels), lambda told: print(told, file=sys.stderr))
+    tracking.setup()
+    tracking.on_experiment_end([])
+    if not options.quiet:
+        print("\n".join(tracker.where_in_words for tracker in trackers))
 
 
 def _report(run_dir: AnyPath) -> Report:
@@ -201,15 +225,17 @@ def _run_trials(
     from raymix.search.scheduler import HalvingScheduler, RankAt, ladders_in
     from raymix.search.searcher import Studies, StudySearcher
     from raymix.trainable import Member
+    from raymix.watching.gauges import Gauges
+    from raymix.watching.trackers import Tracking, trackers_of
 
     attempts = [int(path.name.removeprefix("attempt-")) for path in matching(run_dir, "trials/attempt-*")]
     attempt = 1 + max(attempts, default=0)
-    unique = f"{run_dir.name}-{attempt}"
+    unique = f"{run_dir.name}, attempt {attempt}"
     needed = dict.fromkeys(trial["dataset"] for trial in [*missing, *plan.get("studies", ())])
     store = ReplayStore.create(datasets[name] for name in needed)
-    pool = RolloutPool.create(f"raymix-rollouts-{unique}", size=max(1, cluster.cpus // 4))
-    broker_name = f"raymix-broker-{unique}"
-    broker = start_broker(broker_name)  # lives for as long as it is held here
+    pool = RolloutPool.create(f"{unique}: policies are played", size=max(1, cluster.cpus // 4))
+    broker_name = f"{unique}: broker of seats"
+    broker = start_broker(broker_name, run_dir.name)  # lives for as long as it is held here
     cpus, gpus = resources_per_pack(plan, cluster)
     device = "cuda" if gpus else "cpu"
     labels = trial_labels(plan)
@@ -235,18 +261,26 @@ def _run_trials(
         sizes = {trial["config_id"]: network_size(trial, datasets[trial["dataset"]].spec) for trial in missing}
         ordered = sorted(missing, key=lambda trial: (-sizes[trial["config_id"]], trial["pack"]))
         space["job"] = tune.grid_search([tune_config_of(trial)["job"] for trial in ordered])
+    trackers = trackers_of(options.log_to, plan, run_dir)
     header = [
         f"{plan['sweep']}: {total} trials of {', '.join(plan['phases'])}, {len(plan['seeds'])} seeds each,"
         f" on {cluster.cpus} CPUs and {cluster.gpus} GPUs",
         f"results   {run_dir}",
         *([f"dashboard {cluster.dashboard}  (its token: ray get-auth-token)"] if cluster.dashboard else []),
+        *(tracker.where_in_words for tracker in trackers),
         *notices,
     ]
     done_before = sorted(labels.keys() - {trial["config_id"] for trial in missing})
     progress = Progress(labels, done_before, header, options.quiet, total)
-    trainable = tune.with_parameters(Member, store=store)
+    gauges = Gauges(plan, run_dir, len(done_before), broker)
+    specs = {name: loaded.spec for name, loaded in datasets.items()}
+    tracking = Tracking(trackers, plan, run_dir, specs, labels, done_before, progress.tell)
+    trainable: Any = tune.with_resources(
+        tune.with_parameters(Member, store=store), lambda config: resources_per_trial(config["job"], cpus, gpus)
+    )
+    trainable.__qualname__ = "Trial"  # on Ray's dashboard and in lists of processes, instead of Tune's wrapper
     tuner = tune.Tuner(
-        tune.with_resources(trainable, lambda config: resources_per_trial(config["job"], cpus, gpus)),
+        trainable,
         param_space={
             **space,
             "broker": broker_name,
@@ -267,7 +301,7 @@ def _run_trials(
         run_config=tune.RunConfig(
             name=f"attempt-{attempt}",
             **_storage_of(run_dir / "trials"),
-            callbacks=[progress],
+            callbacks=[progress, gauges, tracking],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=3),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=True),
@@ -285,6 +319,7 @@ def _run_trials(
         full = [f"No space left on device: the disk of {run_dir} is full; make room on it."]
     finally:
         progress.stop()
+        gauges.stop()
         del broker
     folder = run_dir / "trials" / f"attempt-{attempt}"
     return full + [

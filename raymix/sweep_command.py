@@ -21,6 +21,7 @@ from raymix.plan import SweepSpec, Trial, check, expand, setting, studies, trial
 from raymix.report import find_run
 from raymix.sweep import Options, resume, run
 from raymix.types import Interrupted, SweepFailed, UsageError
+from raymix.watching import TRACKERS
 
 
 def main(*specs: SweepSpec, arguments: list[str] | None = None) -> None:
@@ -49,6 +50,7 @@ def main(*specs: SweepSpec, arguments: list[str] | None = None) -> None:
             dashboard=not options.no_dashboard,
             capture="eager" if options.eager else "auto",
             environment_patience_s=options.environment_patience,
+            log_to=tuple(options.log_to),
             deadline=None if options.time_budget is None else started + options.time_budget,
         )
         if options.resume:
@@ -106,6 +108,16 @@ def parser(specs: Sequence[SweepSpec], name: str, description: str | None) -> ar
         metavar="TIME",
         help="an environment that makes no step for so long is taken to hang, and started anew (default:"
         f" {Options.environment_patience_s:g}s)",
+    )
+    add(
+        "--log-to",
+        action="append",
+        default=[],
+        choices=TRACKERS,
+        help="tell TensorBoard, MLflow or Weights & Biases of every trial, as a run with its hyperparameters;"
+        " may be repeated. TensorBoard's files are kept with the run; so is MLflow's database, unless"
+        " $MLFLOW_TRACKING_URI names a server; W&B takes $WANDB_PROJECT and $WANDB_MODE. With --resume the same runs"
+        " go on, and are told all that they miss",
     )
     add("--dry-run", action="store_true", help="print the trials and their expected cost, and stop")
     add("--yes", action="store_true", help=f"run more than {MOST_TRIALS:,} trials")

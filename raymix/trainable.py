@@ -48,6 +48,8 @@ class Member(tune.Trainable):
     def setup(self, config: dict[str, Any], store: ReplayStore) -> None:  # type: ignore[override]
         """`store` comes by `tune.with_parameters`, which also adds it where `reset_config` calls this."""
         self.job = Job(**config["job"])
+        if not hasattr(self, "_title"):
+            self._title = f"{self.job.run}: began with {self.job.algorithm} on {self.job.dataset}, {self.job.label}"
         self._config, self._store = config, store
         self._spec = store.spec(self.job.dataset)
         self._pool = RolloutPool.connect(config["rollouts"], config["rollout_actors"])
@@ -55,6 +57,10 @@ class Member(tune.Trainable):
         self._seat: Seat | None = None
         start, self._notices = find_newest(self.job)
         self._begin(start)
+
+    def __repr__(self) -> str:
+        """Its name on Ray's dashboard, which Ray asks for once: other trials may follow in this process."""
+        return self._title
 
     def _begin(self, start: Checkpoint | None) -> None:
         """Go on from a checkpoint, from the next step on.

@@ -225,7 +225,7 @@ RECOVERED = "goes on from its last report after this"
 PACK = "A pack died; its trials go on in another one"
 PLAYER = "A process that plays policies ended"
 FAULTS: dict[str, tuple[Callable[[Round], bool], str | tuple[str, ...] | None]] = {
-    "kill a trial": (kill("Trainable", "ray::Member"), RECOVERED),
+    "kill a trial": (kill("ray::Trial"), RECOVERED),
     "kill a pack": (kill("ray::Pack"), PACK),
     "kill the broker": (kill("ray::Broker"), PACK),
     "kill what plays policies": (kill("ray::RolloutActor"), PLAYER),

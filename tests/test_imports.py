@@ -63,6 +63,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.run_folder": ("torch", "ray"),
     "raymix.cluster": ("torch",),
     "raymix.progress": ("torch",),
+    "raymix.watching": ("torch",),
     "raymix.sweep": ("torch",),
     "raymix.sweep_command": ("torch",),
     "raymix.train": ("ray",),

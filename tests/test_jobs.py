@@ -101,6 +101,7 @@ def test_a_sweep_is_submitted_once_stopped_and_resumed(home: Path, dashboard: st
     (project / "sweeps/small_sweep.py").write_text(SWEEP)
     at = ("--address", dashboard)
     command = ("submit", *at, "--storage", str(runs), "sweeps/small_sweep.py", "--eager", "--no-dashboard")
+    command += ("--log-to", "tensorboard")
     # It is followed; Ctrl-C leaves it running.
     process = raymix(home, project, *command)
     wait_for("the sweep began", lambda: len(list(runs.glob("*/ledger/*.parquet"))) >= 3 or process.poll() is not None)
@@ -126,7 +127,7 @@ def test_a_sweep_is_submitted_once_stopped_and_resumed(home: Path, dashboard: st
     status, output, errors = said(home, project, "resume", *at, job)
     assert status == 0 and f"{job.rsplit('-', 1)[0]}" in output and "num_components" in output, output + errors
     (run,) = (path for path in runs.iterdir() if path.is_dir())
-    assert len(results(run)) == 3 * 2 * (2 + 10)
+    assert len(results(run)) == 3 * 2 * (2 + 10) and f"tensorboard --logdir {run}/tensorboard" in output
     _, output, _ = said(home, project, "status", *at)
     assert [line.split()[1] for line in output.splitlines()] == ["STOPPED", "SUCCEEDED"]
     for words, message in (
@@ -144,8 +145,10 @@ def test_a_sweep_is_submitted_once_stopped_and_resumed(home: Path, dashboard: st
 
 
 def test_a_run_that_goes_on_is_run_as_before() -> None:
-    words = "--address auto --storage /x --eager --time-budget 8h --environment-patience=6s --set beta=3 --seeds 2"
-    assert kept_by_resume(words.split()) == ["--eager", "--time-budget=8h", "--environment-patience=6s"]
+    words = "--address auto --storage /x --eager --time-budget 8h --environment-patience=6s --set beta=3"
+    words += " --log-to=mlflow --log-to wandb"
+    kept = ["--eager", "--time-budget=8h", "--environment-patience=6s", "--log-to=mlflow", "--log-to=wandb"]
+    assert kept_by_resume(words.split()) == kept
     assert kept_by_resume([]) == []
 
 

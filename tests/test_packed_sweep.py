@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import ray
+from ray.exceptions import RayActorError
 from test_sweep import SWEEP, Driver, results
 
 from raymix import ledger
@@ -60,7 +62,7 @@ def test_trials_share_packs_and_their_first_phase(whole: Path) -> None:
     assert len(mains) == 5 * 2 * 10
 
 
-@pytest.mark.parametrize("victim", ["ray::Pack", "Trainable", "ray::RolloutActor"])
+@pytest.mark.parametrize("victim", ["ray::Pack", "ray::Trial", "ray::RolloutActor"])
 def test_a_killed_process_loses_and_doubles_nothing(victim: str, whole: Path, tmp_path: Path) -> None:
     driver = Driver(tmp_path, sweep=PACKED)
     driver.wait_for_segments(12)
@@ -153,4 +155,25 @@ def test_the_broker_fills_packs_and_uses_them_again(local_ray: None) -> None:
         ray.get(broker.leave.remote(ticket))
     seat("six", place=Place(here.node, "1", 1))
     assert taken() == [("a", 0), ("b", 0), ("a", 2)]
+    ray.kill(broker)
+
+
+def test_an_empty_pack_ends_whose_name_would_be_wrong(local_ray: None) -> None:
+    """Catches a pack that Ray's dashboard shows with another data set, algorithm or number of seats than it has."""
+    broker = start_broker("broker-names", "a-run")
+    here = Place(ray.get_runtime_context().get_node_id(), "", 1)
+
+    def seat(width: int, what: str) -> tuple[str, Any]:
+        return ray.get(broker.seat.remote("one", here, what, width, 2, what))
+
+    ticket, first = seat(4, "lom on toy")
+    ray.get(broker.leave.remote(ticket))
+    ticket, same = seat(4, "lom on toy")
+    assert same == first
+    ray.get(broker.leave.remote(ticket))
+    _, wider = seat(8, "lom on toy")
+    assert ray.get(wider.agent_steps.remote()) == 0
+    with pytest.raises(RayActorError):
+        ray.get(first.agent_steps.remote())
+    assert [pack["seats"] for pack in ray.get(broker.occupancy.remote())] == [8]
     ray.kill(broker)

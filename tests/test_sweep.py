@@ -196,7 +196,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals, tmp_path: 
 def test_a_killed_trial_process_is_made_again(whole: tuple[Path, str], tmp_path: Path) -> None:
     driver = Driver(tmp_path)
     driver.wait_for_segments(4)
-    trials = [process for process in driver.family if "Trainable" in " ".join(process.cmdline())]
+    trials = [process for process in driver.family if "ray::Trial" in " ".join(process.cmdline())]
     assert trials, [process.cmdline() for process in driver.family]
     trials[0].kill()
     status, _, errors = driver.finish()

@@ -59,13 +59,12 @@ class RolloutPool:
         remote: Any = ray.remote  # its type does not know concurrency groups
         kind = remote(num_cpus=0, max_restarts=-1, max_task_retries=RETRIES, concurrency_groups={"watching": 1})
         actor = kind(RolloutActor)
-        names = [f"{name}-{index}" for index in range(size)]
-        return cls(name, [actor.options(name=each, max_concurrency=1).remote() for each in names])
+        return cls(name, [actor.options(name=each, max_concurrency=1).remote() for each in _names(name, size)])
 
     @classmethod
     def connect(cls, name: str, size: int) -> RolloutPool:
         """The actors that the driver made."""
-        return cls(name, [ray.get_actor(f"{name}-{index}") for index in range(size)])
+        return cls(name, [ray.get_actor(each) for each in _names(name, size)])
 
     @property
     def size(self) -> int:
@@ -117,6 +116,10 @@ class RolloutPool:
 
     def _actor(self, number: int) -> Any:
         return self._actors[number % self.size]
+
+
+def _names(pool: str, size: int) -> list[str]:
+    return [f"{pool} {index} of {size}" for index in range(1, size + 1)]
 
 
 def _steps(actor: Any, patience_s: float) -> int | None:

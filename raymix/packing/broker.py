@@ -24,6 +24,8 @@ CALLS_AT_ONCE = 128
 class _Entry:
     actor: Any
     place: Place
+    title: str
+    """What the pack is called by."""
     key: str
     seats: int
     tickets: dict[str, int] = field(default_factory=dict)
@@ -36,20 +38,34 @@ class _Entry:
 class Broker:
     """Body of the Ray actor."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: str = "") -> None:
+        """`run` is what its packs are named after."""
+        self._run = run
         self._packs: list[_Entry] = []
         self._numbers = itertools.count()
         self._trials: dict[str, str] = {}
         """The ticket that each trial holds."""
 
-    def seat(self, trial: str, place: Place, key: str, width: int, seats: int) -> tuple[str, Any]:
-        """A ticket and the pack that it is for. A trial that holds one already gives it back: its process died."""
+    def seat(
+        self, trial: str, place: Place, key: str, width: int, seats: int, what: str = "anything"
+    ) -> tuple[str, Any]:
+        """A ticket and the pack that it is for. A trial that holds one already gives it back: its process died.
+
+        `what` says in words what the pack trains. It and the width are in the pack's name on Ray's dashboard, which
+        Ray never changes: a pack that it would not fit any more is made anew.
+        """
         if trial in self._trials:
             self.leave(self._trials[trial])
         here = [entry for entry in self._packs if entry.place == place]
         same = [entry for entry in here if entry.tickets and entry.key == key and entry.has_room(seats)]
-        empty = sorted((entry for entry in here if not entry.tickets), key=lambda entry: entry.key != key)
-        entry = next(iter([*same, *empty]), None) or self._start(place)
+        title = f"{self._run}: pack of {width} seats, {what}"
+        empty = [entry for entry in here if not entry.tickets]
+        empty.sort(key=lambda entry: (entry.title != title, entry.key != key))
+        entry = next(iter([*same, *empty]), None)
+        if entry is not None and entry.title != title and not entry.tickets:
+            self._end(entry)
+            entry = None
+        entry = entry or self._start(place, title)
         if not entry.tickets:
             entry.key, entry.seats = key, width
         ticket = f"{trial}-{next(self._numbers)}"
@@ -67,17 +83,26 @@ class Broker:
     def lost(self, ticket: str) -> None:
         """The pack of this ticket has died or failed: nobody is sent there again."""
         for entry in [entry for entry in self._packs if ticket in entry.tickets]:
-            self._packs.remove(entry)
-            ray.kill(entry.actor)  # one that failed holds its device still
+            self._end(entry)
 
     def occupancy(self) -> list[dict[str, Any]]:
-        """What each pack holds: its key, seats, and seats taken."""
+        """Each pack and what it holds: its key, seats, and seats taken."""
         return [
-            {"key": entry.key, "seats": entry.seats, "taken": sum(entry.tickets.values()), "node": entry.place.node}
+            {
+                "pack": entry.actor,
+                "key": entry.key,
+                "seats": entry.seats,
+                "taken": sum(entry.tickets.values()),
+                "node": entry.place.node,
+            }
             for entry in self._packs
         ]
 
-    def _start(self, place: Place) -> _Entry:
+    def _end(self, entry: _Entry) -> None:
+        self._packs.remove(entry)
+        ray.kill(entry.actor)  # one that failed holds its device still
+
+    def _start(self, place: Place, title: str) -> _Entry:
         # num_cpus=0: the trials that sit in it hold the device and the cores.
         actor = (
             ray.remote(Pack)
@@ -86,20 +111,20 @@ class Broker:
                 max_concurrency=CALLS_AT_ONCE,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
             )
-            .remote(place)
+            .remote(place, title)
         )
-        self._packs.append(_Entry(actor, place, key="", seats=0))
+        self._packs.append(_Entry(actor, place, title, key="", seats=0))
         return self._packs[-1]
 
 
-def start_broker(name: str) -> Any:
-    """Make a sweep's broker; it ends with the driver, and its packs with it.
+def start_broker(name: str, run: str = "") -> Any:
+    """Make the broker of a run; it ends with the driver, and its packs with it.
 
     If it dies, its packs die with it, it is made anew, and the trials ask it for seats as after any pack's death. It is
     on the driver's node, so that it is not lost with another.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     kind: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Broker)
-    broker = kind.options(name=name, scheduling_strategy=here).remote()
+    broker = kind.options(name=name, scheduling_strategy=here).remote(run)
     ray.get(broker.occupancy.remote())
     return broker

@@ -42,10 +42,13 @@ class Place:
 class Pack:
     """Body of the Ray actor. Its methods are called from several threads at once; one thread of its own trains."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, title: str = "pack") -> None:
+        """`title` is its name on Ray's dashboard."""
+        self._title = title
         os.environ["CUDA_VISIBLE_DEVICES"] = place.gpus
         self._threads = place.threads
         self._seating: Seating | None = None
+        self._agent_steps = 0
         self._changed = threading.Condition()
         # What the training thread does before it goes on; it alone touches the seating, but for `take`.
         self._orders: list[Any] = []
@@ -53,6 +56,13 @@ class Pack:
         self._unclaimed_since: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="training", daemon=True)
         self._thread.start()
+
+    def __repr__(self) -> str:
+        return self._title
+
+    def agent_steps(self) -> int:
+        """Gradient steps so far, times the members that made them."""
+        return self._agent_steps
 
     def join(self, ticket: str, job: dict[str, Any], store: ReplayStore, start: Checkpoint | None) -> None:
         """Let a trial in under a name of its own; the first of another structure opens a new program."""
@@ -129,7 +139,7 @@ class Pack:
                     order()
                 self._park_the_vanished()
                 if self._seating is not None:
-                    self._seating.advance()
+                    self._agent_steps += self._seating.advance()
         except BaseException:
             with self._changed:
                 self._failures[""] = traceback.format_exc()

@@ -64,8 +64,9 @@ class Seat:
         width = max(job.widths)
         self._ticket: str
         self._pack: Any
+        what = f"{job.algorithm} on {job.dataset}"
         self._ticket, self._pack = ray.get(
-            self._broker.seat.remote(job.config_id, self._place, job.pack, width, len(job.seeds))
+            self._broker.seat.remote(job.config_id, self._place, job.pack, width, len(job.seeds), what)
         )
         self._pack.join.remote(self._ticket, dataclasses.asdict(job), self._store, self._start)
 

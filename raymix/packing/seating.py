@@ -227,14 +227,18 @@ class Seating:
         """Whether somebody can go on."""
         return any(map(self._can_run, self._programs.values()))
 
-    def advance(self) -> None:
-        """Train the program whose turn it is to the next report of somebody in it, if anybody can go on."""
+    def advance(self) -> int:
+        """Train the program whose turn it is to the next report of somebody in it, if anybody can go on.
+
+        Returns the agent-steps that were made: gradient steps, times the members that made them.
+        """
         runnable = [program for program in self._programs.values() if self._can_run(program)]
-        if runnable:
-            program = min(runnable, key=lambda program: program.turns)
-            program.turns = max(other.turns for other in self._programs.values()) + 1
-            self._fill(program)
-            self._train(program)
+        if not runnable:
+            return 0
+        program = min(runnable, key=lambda program: program.turns)
+        program.turns = max(other.turns for other in self._programs.values()) + 1
+        self._fill(program)
+        return self._train(program)
 
     def _blocked(self, group: Group) -> bool:
         """Nobody has taken the last report; training is one chunk ahead of it already."""
@@ -262,7 +266,7 @@ class Seating:
         if program.free():
             learner.align(program.free(), program.seated[0].step)
 
-    def _train(self, program: _Program) -> None:
+    def _train(self, program: _Program) -> int:
         learner, seated = program.learner, program.seated
         waits = [_wait(program, group) for group in program.waiting if not self._blocked(group)]
         steps = min([group.to_report for group in seated] + [wait for wait in waits if wait])
@@ -285,6 +289,7 @@ class Seating:
                 self._spent[trial] += seconds / members / len(group.trials)
         for group in arrived:
             self._report(program, group, [next(metrics) for _ in group.seeds])
+        return steps * members
 
     def _report(self, program: _Program, group: Group, metrics: list[dict[str, float]]) -> None:
         for seat, values in enumerate(metrics):
