@@ -99,6 +99,21 @@ def test_a_trial_reports_the_same_whoever_sits_beside_it(alone: tuple[str, Algor
     assert told["odd"][-1].finished and told["other"][-1].finished
 
 
+def test_every_agent_step_is_counted_once() -> None:
+    """Three members of two trials, over both phases."""
+    config = lom()
+    seating = Seating("lom", config, tiny_dataset(), [2, WIDTH], capture="eager")
+    counted, members = 0, {"one": [3, 4], "other": [5]}
+    for trial, seeds in members.items():
+        seating.join(trial, config, seeds, report_every=5)
+    while seating.can_advance():
+        counted += seating.advance()
+        for trial in members:
+            seating.take(trial)
+    each = sum(config.to_dict()[phase.steps] for phase in base.find("lom").phases)
+    assert counted == 3 * each
+
+
 def test_a_parked_trial_goes_on_where_it_was(alone: tuple[str, AlgorithmConfig, list[Boundary]]) -> None:
     """Catches a vanished trial that stalls the others, and one that comes back to another state."""
     name, config, expected = alone
