@@ -165,6 +165,10 @@ def test_every_problem_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit, match="1"):
         main(["data", "check", str(path), *bounds, "--json"])
     problems = json.loads(capsys.readouterr().out)["problems"]
+    clean = write(tmp_path / "clean.npz", good())
+    with pytest.raises(SystemExit, match="1"):  # Of several, all are looked at.
+        main(["data", "check", str(clean), str(path), str(clean), *bounds])
+    assert capsys.readouterr().out.splitlines() == [f"{clean}: no problems", *lines, f"{clean}: no problems"]
     places = {(problem["column"], problem["row"]) for problem in problems}
     assert places == {("observations", 6), ("actions", 5), ("terminals", 8), ("rewards", 7), ("extra", None)}
     with pytest.raises(SystemExit, match="2"):
@@ -293,6 +297,15 @@ def test_cells_of_a_table_are_refused_with_their_row(tmp_path: Path):
         table = whole | {column: [*whole[column][:4], value, *whole[column][5:]]}
         pq.write_table(pa.table(table), path)
         assert_refused(path, message)
+
+
+def test_the_range_of_an_action_that_never_changes_is_no_box(tmp_path: Path):
+    """Such as a gripper that is never used."""
+    table = good()
+    table["actions"][:, 1] = 0.5
+    path = write(tmp_path / "some.npz", table)
+    assert_refused(path, "in dimensions [1], which never change; give --action-low and --action-high", Options())
+    assert files.check_file(path, BOX).problems == []
 
 
 def test_one_end_of_the_box_is_not_enough(tmp_path: Path):

@@ -123,8 +123,7 @@ def read(
         warnings.warn(f"{files[0]}: {setting.caveat}.", stacklevel=2)
     low, high = setting.low, setting.high
     if low is None or high is None:
-        lows, highs = zip(*(each for each in ranges if each is not None))
-        low, high = np.min(lows, axis=0), np.max(highs, axis=0)
+        low, high = _own_box(files[0], ranges)
         warnings.warn(
             f"{files[0]}: nothing tells the bounds of actions, so the data's own range is taken,"
             f" {check.shown(low)} to {check.shown(high)}; give --action-low and --action-high.",
@@ -143,6 +142,20 @@ def read(
     )
 
 
+def _own_box(path: Path, ranges: Sequence[tuple[np.ndarray, np.ndarray] | None]) -> tuple[np.ndarray, np.ndarray]:
+    """The range of all actions, where nothing else tells their bounds."""
+    lows, highs = zip(*(each for each in ranges if each is not None))
+    low, high = np.min(lows, axis=0), np.max(highs, axis=0)
+    constant = np.flatnonzero(low == high)
+    if constant.size:
+        what = (
+            f"nothing tells the bounds of actions, and the data's own range is none in dimensions {constant.tolist()},"
+            " which never change; give --action-low and --action-high, or an --env that has bounds"
+        )
+        raise Refused(Problem(str(path), what, "actions"))
+    return low, high
+
+
 def check_file(path: str | Path, options: Options | None = None) -> check.Findings:
     """Every problem of a file, and what may be one."""
     options, path = options or Options(), Path(path)
@@ -155,6 +168,8 @@ def check_file(path: str | Path, options: Options | None = None) -> check.Findin
             if not found.problems:
                 with _place(path):
                     _rows(path, table, setting, options)
+                if setting.low is None:
+                    _own_box(path, [found.action_range])
             return found
     except Refused as refusal:
         return check.Findings([refusal.problem])

@@ -64,7 +64,13 @@ class ReplayStore:
         """
         spec, location = self._find(dataset_name)
         if isinstance(location, str):
-            return replace(library.load_file(Path(location)), spec=spec)
+            mapped = library.load_file(Path(location))
+            if mapped.spec.hash != spec.hash:
+                raise UsageError(
+                    f"The file {location} of data set {dataset_name} was replaced while it is in use; put back the one"
+                    f" of hash {spec.hash[:12]}."
+                )
+            return replace(mapped, spec=spec)
         return from_table(ray.get(location))
 
     def spec(self, dataset_name: str) -> Spec:
@@ -97,6 +103,6 @@ def _no_room(dataset_name: str, needed: int, put: int) -> str | None:
     return (
         f"Data set {dataset_name} needs {needed / 2**20:.0f} MiB of the Ray object store, but"
         f" {max(free, 0) / 2**20:.0f} of {total / 2**20:.0f} MiB are free for it; start Ray with"
-        f" object_store_memory={int((used + needed) / MAX_FILL) + 1} or more, or, on one machine, import it with"
-        " `raymix data import` to have it read from its file."
+        f" object_store_memory={int((used + needed) / MAX_FILL) + 1} or more, or, on one machine, keep it in raymix's"
+        " library to have it read from its file: `raymix data import` does, and `raymix data make RECIPE --keep NAME`."
     )
