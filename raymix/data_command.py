@@ -54,7 +54,10 @@ def add_to(commands: Any) -> None:
         description="Fits mixtures of 1, 2, 5, 10 and 20 Gaussians to the actions of most episodes, asks held-out"
         " episodes how likely each makes their actions, and counts the separate modes of the smallest one that loses"
         " nothing. A mode here is of one state: where each source visits states of its own, two sources are one mode"
-        " each. Actions nearer than about a tenth of their box are one; needs 10 episodes.",
+        " each. Actions nearer than about a tenth of their box are one. What the box cuts off is taken for what it"
+        " would have been without: a policy that saturates at the box's edge is one mode, and so is one that spreads"
+        " over both edges and all between. Modes at a few steps in hundreds are seen at the starts of episodes only."
+        " Needs 10 episodes.",
     )
     command.add_argument("name", help="a short name, a Minari id, or a mixture such as 'a + b'")
     command.add_argument("--seeds", type=int, default=3, metavar="N", help="networks per size (default: %(default)s)")

@@ -212,6 +212,15 @@ def test_a_name_of_d4rl_with_other_data_is_refused(tmp_path: Path):
     assert_refused(path, "column observations: the file's name is one of D4RL's, whose data have 11 numbers", Options())
 
 
+def test_other_observations_than_the_environments_are_refused(tmp_path: Path):
+    """Pendulum observes three numbers and acts by one."""
+    table = good()
+    narrow = write(tmp_path / "narrow.npz", {**table, "observations": table["observations"][:, :2]})
+    assert_refused(narrow, "there are 2 numbers, but Pendulum-v1 observes 3; give", Options(environment="Pendulum-v1"))
+    fitting = write(tmp_path / "fitting.npz", {**table, "actions": table["actions"][:, :1]})
+    assert files.check_file(fitting, Options(environment="Pendulum-v1")).problems == []
+
+
 @pytest.mark.parametrize("ending", [".hdf5", ".npz", ".parquet", ".arrow"])
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
 def test_files_that_are_cut_off_are_refused(tmp_path: Path, ending: str, part: float):

@@ -2,6 +2,14 @@
 
 The driver makes the store and owns the data: they live for as long as it refers to them, whoever else dies. What other
 processes are given is the store itself, which tells them what each data set is and where.
+
+A mixture is built once, by the driver, from the data sets that it names; Ray takes the rows to another node when a
+process there first asks for them, and keeps one copy on each. So the rows and their hash are the same everywhere by
+construction, only the driver's node needs the parts' files, and a node that trains on something else gets nothing. A
+recipe would be lighter to send than its rows, but every node would need all its parts. The price is paid on the
+driver's node, for as long as the driver keeps the data set itself: a mixture is there twice, in its memory and in the
+store. What is in the library, from `raymix data import`, `collect` or `make RECIPE --keep NAME`, is mapped from its
+file instead, whose pages the system takes back when it needs them.
 """
 
 from __future__ import annotations
