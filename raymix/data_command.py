@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from raymix.files import write_atomically
@@ -24,10 +25,18 @@ def add_to(commands: Any) -> None:
     command = data.add_parser("list", help="data sets that can be named here")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=list_known)
-    command = data.add_parser("make", help="make a data set of raymix's own, once; it is kept as a Minari data set")
-    command.add_argument("name", help="such as fetchreach-multigoal")
+    command = data.add_parser(
+        "make",
+        help="make a data set of raymix's own, once, or keep a mixture as a data set",
+        description="Make a data set of raymix's own and keep it as a Minari data set, as its first use would. With"
+        " --keep, build any data set, such as a mixture, and keep its rows in raymix's library: from then on they are"
+        " read from their file, which nothing copies, also where they are too many for Ray's object store.",
+    )
+    command.add_argument("name", help="such as fetchreach-multigoal, or a mixture such as 'a + b'")
+    command.add_argument("--keep", metavar="NAME", help="keep it in the library under this name, such as hopper/mixed")
+    command.add_argument("--overwrite", action="store_true", help="replace a data set of that name")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=info, html=None)
+    command.set_defaults(run=make, html=None)
     command = data.add_parser(
         "info",
         help="what is in a data set: sizes, returns, ends, saturated actions, duplicates",
@@ -45,7 +54,10 @@ def add_to(commands: Any) -> None:
         description="Fits mixtures of 1, 2, 5, 10 and 20 Gaussians to the actions of most episodes, asks held-out"
         " episodes how likely each makes their actions, and counts the separate modes of the smallest one that loses"
         " nothing. A mode here is of one state: where each source visits states of its own, two sources are one mode"
-        " each. Actions nearer than about a tenth of their box are one; needs 10 episodes.",
+        " each. Actions nearer than about a tenth of their box are one. What the box cuts off is taken for what it"
+        " would have been without: a policy that saturates at the box's edge is one mode, and so is one that spreads"
+        " over both edges and all between. Modes at a few steps in hundreds are seen at the starts of episodes only."
+        " Needs 10 episodes.",
     )
     command.add_argument("name", help="a short name, a Minari id, or a mixture such as 'a + b'")
     command.add_argument("--seeds", type=int, default=3, metavar="N", help="networks per size (default: %(default)s)")
@@ -175,8 +187,24 @@ def list_known(options: argparse.Namespace) -> None:
         print(f"{row['name']}{short}\n    {size}; {row['description']}")
 
 
+def make(options: argparse.Namespace) -> None:
+    """`raymix data make NAME`."""
+    import dataclasses
+
+    from raymix.data import library
+    from raymix.run_folder import load_dataset
+
+    if options.keep is not None:
+        _require_free(options.keep, options.overwrite, "--keep")
+        dataset = load_dataset(options.name, quiet=options.json)
+        spec = dataclasses.replace(dataset.spec, name=options.keep)
+        library.save(dataclasses.replace(dataset, spec=spec), {"recipe": dataset.spec.name})
+        options.name = options.keep
+    info(options)
+
+
 def info(options: argparse.Namespace) -> None:
-    """`raymix data info NAME` and `raymix data make NAME`."""
+    """`raymix data info NAME`, and what `raymix data make NAME` shows."""
     from raymix.data import describe, library
     from raymix.run_folder import load_dataset
 
@@ -193,7 +221,9 @@ def info(options: argparse.Namespace) -> None:
         print(json.dumps({**facts, "origin": made}))
         return
     print(describe.text(facts))
-    for source in made["sources"] if made else ():
+    if made and "recipe" in made:
+        print(f"Made of {made['recipe']}.")
+    for source in made.get("sources", ()) if made else ():
         shown = [f"{key} {source[key]}" for key in ("noise", "random", "deterministic") if source[key]]
         print(f"{source['name']}: {', '.join([os.path.basename(source['policy']), *shown])}; {earned(source)}")
 
@@ -223,6 +253,17 @@ def modes(options: argparse.Namespace) -> None:
 
         write_atomically(options.html, dataset_page.modes_page(result, modes.text(result)))
     print(json.dumps(result) if options.json else modes.text(result))
+
+
+def _require_free(name: str, overwrite: bool, option: str = "--name") -> Path:
+    """Where a data set of that name will be kept; refuses one that is there, and a folder that cannot be written."""
+    from raymix.data import library
+
+    path = library.path_of(name)
+    if library.holds(name) and not overwrite:
+        raise UsageError(f"there is a data set {name!r} already, {path}; give another {option}, or --overwrite it")
+    library.require_writable(name)
+    return path
 
 
 def check_page(path: str) -> None:
@@ -286,11 +327,11 @@ def _add_files_to(data: Any) -> None:
 
     command = data.add_parser(
         "check",
-        help="every problem of a file or a data set, with its place; exits with 1 if there are any",
-        description="Show every problem of a file or a data set with file, column and first row. Exits with 0 when it"
-        " is clean, with 1 when it is not. Notes, such as constant columns, are no problems.",
+        help="every problem of files or data sets, with its place; exits with 1 if there are any",
+        description="Show every problem of files or data sets with file, column and first row. Exits with 0 when they"
+        " are clean, with 1 when they are not. Notes, such as constant columns, are no problems.",
     )
-    command.add_argument("name", help="a file to import, or the name of an imported data set")
+    command.add_argument("name", nargs="+", help="files to import, such as logs/*.parquet, or names of data sets")
     _add_reading_options(command)
     command.add_argument("--json", action="store_true", help="print JSON: problems and notes")
     command.set_defaults(run=check)
@@ -357,10 +398,7 @@ def import_files(options: argparse.Namespace) -> None:
 
     reading = _reading_options(options)
     name = options.name or files.default_name(options.file[0])
-    path = library.path_of(name)
-    if library.holds(name) and not options.overwrite:
-        raise UsageError(f"there is a data set {name!r} already, {path}; give another --name, or --overwrite it")
-    library.require_writable(name)
+    path = _require_free(name, options.overwrite)
     console = Console(stderr=True)
     with (
         Progress(console=console, transient=True, disable=options.json or not console.is_terminal) as bar,
@@ -392,45 +430,48 @@ def export(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """`raymix data check FILE_OR_NAME`."""
+    """`raymix data check FILE_OR_NAME...`."""
     import dataclasses
 
     from raymix.data import files, library
     from raymix.data.check import find_in_dataset
     from raymix.run_folder import load_dataset
 
-    if library.holds(options.name):
-        found = files.check_file(library.path_of(options.name))
-    elif files.is_file(options.name):
-        found = files.check_file(options.name, _reading_options(options))
-    else:
-        found = find_in_dataset(load_dataset(options.name, quiet=options.json))
-    if options.json:
-        rows = {kind: [dataclasses.asdict(each) for each in getattr(found, kind)] for kind in ("problems", "notes")}
-        print(json.dumps(rows))
-    else:
+    reading = _reading_options(options)
+    rows: dict[str, list[dict[str, Any]]] = {"problems": [], "notes": []}
+    for name in options.name:
+        if library.holds(name):
+            found = files.check_file(library.path_of(name))
+        elif files.is_file(name):
+            found = files.check_file(name, reading)
+        else:
+            found = find_in_dataset(load_dataset(name, quiet=options.json))
+        rows["problems"] += [dataclasses.asdict(each) for each in found.problems]
+        rows["notes"] += [dataclasses.asdict(each) for each in found.notes]
+        if options.json:
+            continue
         for problem in found.problems:
             print(problem)
         for note in found.notes:
             print(f"note: {note}")
         if not found.problems:
-            print(f"{options.name}: no problems")
-    if found.problems:
+            print(f"{name}: no problems")
+    if options.json:
+        print(json.dumps(rows))
+    if rows["problems"]:
         sys.exit(1)
 
 
 def collect(options: argparse.Namespace) -> None:
     """`raymix data collect ENV`."""
     from raymix.data import library, policies
+    from raymix.data.collect import check_request, default_name
     from raymix.data.collect import collect as play
-    from raymix.data.collect import default_name
 
     sources = [source for text in options.policy for source in policies.ladder(text)]
+    check_request(sources, options.transitions, options.seed, options.workers)
     name = options.name or default_name(options.environment, sources)
-    path = library.path_of(name)
-    if library.holds(name) and not options.overwrite:
-        raise UsageError(f"there is a data set {name!r} already, {path}; give another --name, or --overwrite it")
-    library.require_writable(name)
+    path = _require_free(name, options.overwrite)
     with _bar(options.json) as progress:
         dataset, origin = play(
             options.environment,

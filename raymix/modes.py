@@ -1,18 +1,20 @@
 """Is a data set multi-modal, and where? What `raymix data modes` answers.
 
-Mixture density networks of 1, 2, 5, 10 and 20 components (the algorithm `mdn`, with the likelihood that sweeps train
-on) are fitted to most episodes; episodes held out say how likely each makes their actions, and the smallest mixture
-that loses nothing to the best is asked how many modes it has at held-out states. Three things keep the answer honest:
+Mixture density networks of 1, 2, 5, 10 and 20 components are fitted to most episodes; episodes held out say how likely
+each makes their actions, and the smallest mixture that loses nothing to the best is asked how many modes it has at
+held-out states. Four things keep the answer honest:
 
 - Actions have a resolution: normal noise of sd 0.05 (the box is [-1, 1]) is added to them, before the split. Without it
   the likelihood has no upper bound where a policy is deterministic or saturates, and says only how narrow a component
   may get. Modes nearer to each other than about 0.2 are therefore one.
-- Components are not modes. They tile whatever is not Gaussian: flat or skewed noise, actions piled up at the box's
-  edges, noise that is correlated between dimensions. Two of them are one mode unless there is a gap between them
-  (`_in_reach`), in the fitted density and in the held-out actions (`_filling`). Where noise is cut by the box, a light
-  component along an edge can still join two of them: of the four goals at the start of FetchReach's data 3 are told.
-- Training stops where validation episodes say, and of several seeds the one that does best there is taken: the clamp of
-  `mdn`'s standard deviations at 1 lets no gradient through, and seeds that start above it can stay there.
+- The box cuts actions, and what piles up at its edge is no mode of its own: of an action there, the likelihood is that
+  of all that lies beyond (Tobin, 1958, as for censored data), and means may lie outside the box. So a policy that
+  saturates, or that swings from edge to edge within a short way, is one Gaussian of a smooth mean, and four goals whose
+  actions reach the edges are four. What this cannot tell from one mode: actions at both edges and evenly between.
+- Components are not modes. They tile whatever is not Gaussian: flat or skewed noise, noise that is correlated between
+  dimensions. Two of them are one mode unless there is a gap between them (`_in_reach`), in the fitted density and in
+  the held-out actions (`_filling`).
+- Training stops where validation episodes say, and of several seeds the one that does best there is taken.
 
 What it can miss: modes at a few steps in hundreds. The mixture's size is chosen, and its networks trained, by the
 likelihood of all transitions, in which a step in 50 counts for 2 %. So the first transitions of episodes, where it is
@@ -28,22 +30,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from raymix.algorithms import base
+from raymix.algorithms import mdn
 from raymix.config import AlgorithmConfig
 from raymix.data.describe import AT_EDGE
 from raymix.learner.learner import Learner
 from raymix.learner.networks import fresh_networks
 from raymix.learner.replay import DeviceReplay
-from raymix.nn.losses import component_std, mixture_log_prob
+from raymix.nn.layers import Standardise, mlp
+from raymix.nn.losses import normal_log_prob
 from raymix.nn.policies import Mixture
-from raymix.types import Columns, Dataset, UsageError
+from raymix.random import Key
+from raymix.types import Columns, Dataset, Spec, UsageError
 
 COMPONENTS = (1, 2, 5, 10, 20)
 FEWEST_EPISODES = 10
 RESOLUTION = 0.05
 """Standard deviation of the noise added to actions, in the unit box."""
+EDGE = 1.0 - 2.0 * RESOLUTION
+"""Actions beyond it, in the unit box, are at the box's edge: all that is known of them is that they lie there."""
+_WIDEST = 1.0
+"""Largest standard deviation of a component. One wider would put most actions at both edges of the box and few between,
+which are two modes."""
 GAP, DIP = 0.25, 0.5
 """Between two modes the density falls below GAP of its mean there; a mode's own peak is at least 1 / DIP above that."""
 SLIGHT = 0.05
@@ -80,8 +89,10 @@ class _Split:
 
 
 class _Fit(NamedTuple):
-    """The best seed of one number of components."""
+    """The best seed of one number of components, and what it says at test rows."""
 
+    config: AlgorithmConfig
+    weights: dict[str, Tensor]
     validation: list[float]
     """Negative log-likelihood of each seed there, at its best."""
     nll: np.ndarray
@@ -129,7 +140,8 @@ def find_modes(
         those, or 1), `effective` (mean over states of exp(entropy of the modes' shares)), `filling` (how much fuller
         than fitted the gaps are), `by_source` (source, states, share, low, high, typical, gain), `by_step` (the same
         by steps since the episode began: from, to, states, share, typical), `start` (of mixtures fitted to the first
-        transitions of episodes alone: chosen, states, share, typical, gain; None where these are too few),
+        transitions of episodes alone, or of all where those are likelier there: chosen, states, share, typical, gain,
+        and `later`, the share of the other states with more than one; None where starts are too few),
         `saturated` (share of action entries at their box's edges), and `verdict`, the sentence. Intervals are of 95 %,
         from resampled episodes; None where fewer than three are held out.
 
@@ -141,7 +153,7 @@ def find_modes(
     replay = DeviceReplay(dataset)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(replay.actions.shape, generator=generator)
-    replay.actions = replay.actions + RESOLUTION * noise  # A copy: the columns may be shared.
+    replay.actions = (replay.actions + RESOLUTION * noise).clamp(-EDGE, EDGE)  # A copy: the columns may be shared.
     split = _split(columns, generator)
     firsts = np.append(0, columns.last_rows[:-1] + 1)
     at_starts = split.among(torch.from_numpy(firsts))
@@ -152,8 +164,9 @@ def find_modes(
     )
     starting = None
     if alone:
-        # One state in many, whose modes hardly move the likelihood of all.
-        starting = _answer(
+        # One state in many, whose modes hardly move the likelihood of all. But few are soon learnt by heart, so the
+        # mixtures of all states are asked too, and believed unless those of starts are surely likelier there.
+        own = _answer(
             replay,
             columns,
             at_starts,
@@ -164,10 +177,23 @@ def find_modes(
             generator,
             lambda share: progress(most + (1.0 - most) * share),
         )
+        fits_there = {size: _tested(replay, *fit[:3], at_starts.test) for size, fit in fits.items()}
+        general = _counted(replay, fits_there, chosen, at_starts.test, generator)
+        gains = general.fits[chosen].nll - own.fits[own.chosen].nll
+        surely, _ = interval(gains, columns.episode[at_starts.test[:_TEST_ROWS].numpy()])
+        starting = own if surely is not None and surely > NO_GAIN else general
     test = split.test[:_TEST_ROWS]
     episodes, states = columns.episode[test.numpy()], test[:_STATES]
-    entropies = -torch.xlogy(masses, masses).sum(-1)
-    several, of_state = (counts > 1).astype(np.float64), episodes[: len(states)]
+    of_state = episodes[: len(states)]
+    steps_in = states.numpy() - firsts[of_state]
+    effective = torch.exp(-torch.xlogy(masses, masses).sum(-1)).numpy()
+    if starting is not None and (first := steps_in == 0).any():
+        rows = states[torch.from_numpy(first)]
+        fits_there = {starting.chosen: _tested(replay, *starting.fits[starting.chosen][:3], rows)}
+        there = _counted(replay, fits_there, starting.chosen, rows, generator)
+        counts[first] = there.counts
+        effective[first] = torch.exp(-torch.xlogy(there.masses, there.masses).sum(-1)).numpy()
+    several = (counts > 1).astype(np.float64)
     gains = fits[components[0]].nll - fits[chosen].nll
     state_sources, test_sources = (columns.source[rows.numpy()] for rows in (states, test))
     by_source = []
@@ -177,7 +203,6 @@ def find_modes(
             found = {"states": int(here.sum()), **_share(several[here], of_state[here])}
             gain = float(gains[test_sources == index].mean())
             by_source.append({"source": name, **found, "typical": _typical(counts[here]), "gain": gain})
-    steps_in = states.numpy() - firsts[of_state]
     by_step = []
     for begin, end in zip(_STEPS, (*_STEPS[1:], np.inf)):
         here = starting.counts if starting and not begin else counts[(begin <= steps_in) & (steps_in < end)]
@@ -208,7 +233,7 @@ def find_modes(
         "histogram": {str(count): float((counts == count).mean()) for count in np.unique(counts)},
         "multimodal": _share(several, of_state),
         "typical": _typical(counts),
-        "effective": float(entropies.exp().mean()),
+        "effective": float(effective.mean()),
         "filling": filling,
         "by_source": by_source,
         "by_step": by_step,
@@ -218,6 +243,7 @@ def find_modes(
             "share": float((starting.counts > 1).mean()),
             "typical": _typical(starting.counts),
             "gain": float((starting.fits[components[0]].nll - starting.fits[starting.chosen].nll).mean()),
+            "later": float(several[steps_in > 0].mean()),
         }
         if starting
         else None,
@@ -290,7 +316,13 @@ def _answer(
     episodes = columns.episode[split.test.numpy()]
     best = min(fits, key=lambda size: float(fits[size].nll.mean()))
     chosen = next(size for size in fits if _loses_nothing(fits[size].nll - fits[best].nll, episodes))
-    masses, filling = _modes(fits[chosen].mixture, replay.actions[split.test[:_STATES]], generator)
+    return _counted(replay, fits, chosen, split.test, generator)
+
+
+def _counted(
+    replay: DeviceReplay, fits: dict[int, _Fit], chosen: int, test: Tensor, generator: torch.Generator
+) -> _Answer:
+    masses, filling = _modes(fits[chosen].mixture, replay.actions[test[:_STATES]], generator)
     return _Answer(fits, chosen, (masses > 0).sum(-1).numpy(), masses, filling)
 
 
@@ -303,7 +335,7 @@ def _fit(
     hidden_dims: tuple[int, ...],
     progress: Callable[[float], None],
 ) -> _Fit:
-    algorithm = base.find("mdn")
+    algorithm = _CensoredMixture()
     values = {"num_components": size, "hidden_dims": hidden_dims, "batch_size": 256, "steps": steps}
     configs = [algorithm.configure({**values, "learning_rate": rate}) for rate in _falling_rates()]
     # Compiling five programs takes longer than it saves.
@@ -326,9 +358,15 @@ def _fit(
             f"no mixture of {size} could be fitted to data set {replay.spec.name}, training diverged; look for outliers"
             " with `raymix data info`"
         )
-    nll, _ = _nll(replay, configs[0], weights, split.test)
-    _, mixture = _nll(replay, configs[0], weights, split.test[:_STATES])
-    return _Fit([loss for loss, _ in best], nll.double().numpy(), mixture)
+    return _tested(replay, configs[0], weights, [loss for loss, _ in best], split.test)
+
+
+def _tested(
+    replay: DeviceReplay, config: AlgorithmConfig, weights: dict[str, Tensor], validation: list[float], test: Tensor
+) -> _Fit:
+    nll, _ = _nll(replay, config, weights, test[:_TEST_ROWS])
+    _, mixture = _nll(replay, config, weights, test[:_STATES])
+    return _Fit(config, weights, validation, nll.double().numpy(), mixture)
 
 
 def _falling_rates() -> list[float]:
@@ -341,10 +379,55 @@ def _nll(
     replay: DeviceReplay, config: AlgorithmConfig, weights: dict[str, Tensor], rows: Tensor
 ) -> tuple[Tensor, Mixture]:
     """(n,) negative log-likelihood of the actions at some rows, and the mixture there."""
-    network = fresh_networks(base.find("mdn"), replay.spec, config, seed=0)["mdn"]
+    network = fresh_networks(_CensoredMixture(), replay.spec, config, seed=0)["mdn"]
     parameters = {path.removeprefix("mdn/"): value for path, value in weights.items()}
     mixture = torch.func.functional_call(network, parameters, (replay.observations[rows],))
-    return -mixture_log_prob(mixture, replay.actions[rows]), mixture
+    return -_censored_log_prob(mixture, replay.actions[rows]), mixture
+
+
+class _CensoredMixture(mdn.MDN):
+    """`mdn` of actions before the box cut them."""
+
+    def networks(self, spec: Spec, config: Any) -> dict[str, nn.Module]:
+        standardise = Standardise.noisy(spec)
+        return {"mdn": _FreeMixture(standardise, config.hidden_dims, spec.action_dim, config.num_components)}
+
+    def mdn_loss(self, nets: Any, batch: Any, config: Any, key: Key) -> tuple[Tensor, dict[str, Tensor]]:
+        return -_censored_log_prob(nets.mdn(batch.observations), batch.actions).mean(), {}
+
+
+class _FreeMixture(nn.Module):
+    """(B, S) -> `Mixture` whose means may lie outside the box; log standard deviations are softly bounded."""
+
+    def __init__(self, standardise: Standardise, hidden_dims: Sequence[int], action_dim: int, size: int) -> None:
+        super().__init__()
+        self.standardise, self.shape = standardise, (size, action_dim)
+        self.trunk = mlp(len(standardise.mean), hidden_dims, size * (2 * action_dim + 1))
+
+    def forward(self, observations: Tensor) -> Mixture:
+        number = math.prod(self.shape)
+        output = self.trunk(self.standardise(observations))
+        means, log_stds, logits = output.split((number, number, self.shape[0]), -1)
+        low, high = math.log(RESOLUTION), math.log(_WIDEST)
+        log_stds = low + 0.5 * (high - low) * (torch.tanh(log_stds) + 1.0)
+        shape = (*output.shape[:-1], *self.shape)
+        return Mixture(means.reshape(shape), log_stds.reshape(shape), logits)
+
+
+def _censored_log_prob(mixture: Mixture, actions: Tensor) -> Tensor:
+    """(B,): of actions (B, A) cut at EDGE: in a dimension at the edge, of all that lies beyond it (Tobin, 1958)."""
+    actions = actions[..., None, :]
+    inside = normal_log_prob(actions[..., None], mixture.means[..., None], mixture.log_stds[..., None])
+    distance = (actions - mixture.means) * torch.exp(-mixture.log_stds)
+    each = torch.where(actions.abs() >= EDGE, _log_normal_cdf(-actions.sign() * distance), inside)
+    return torch.logsumexp(each.sum(-1) + torch.log_softmax(mixture.logits, -1), -1)
+
+
+def _log_normal_cdf(values: Tensor) -> Tensor:
+    """`torch.special.log_ndtr`, for which torch has no batching rule."""
+    scaled = values / math.sqrt(2.0)
+    below = torch.log(0.5 * torch.special.erfcx(-scaled.clamp(max=0.0))) - scaled.square()
+    return torch.where(values < 0.0, below, torch.log1p(-0.5 * torch.erfc(scaled.clamp(min=0.0))))
 
 
 # Modes of a mixture
@@ -355,12 +438,12 @@ def _modes(mixture: Mixture, actions: Tensor, generator: torch.Generator) -> tup
 
     `actions` (B, A) are the data's at these states.
     """
-    weights, means, stds = mixture.logits.softmax(-1), mixture.means, component_std(mixture)
+    weights, (means, stds) = mixture.logits.softmax(-1), _in_box(mixture)
     blocks = zip(*(part.split(_BLOCK) for part in (weights, means, stds)), strict=True)
     parts = [_profiles(*block) for block in blocks]
     profiles = _Profiles(*(torch.cat(column) for column in zip(*parts, strict=True)))
     found = _shares(weights, profiles)
-    filling = _filling(found > 0, profiles.lowest, weights, means, stds, actions, generator)
+    filling = _filling(found > 0, profiles.lowest, mixture, actions, generator)
     return _shares(weights, profiles, filling), filling
 
 
@@ -378,10 +461,11 @@ class _Profiles(NamedTuple):
 
 
 def _profiles(weights: Tensor, means: Tensor, stds: Tensor) -> _Profiles:
-    """Of mixtures (B, M), (B, M, A), (B, M, A).
+    """Of mixtures (B, M), (B, M, A), (B, M, A) whose means are in reach of the box (`_in_box`).
 
     The density is that of the mixture projected on the direction that tells the two apart best (Fisher's), so that one
-    of many dimensions becomes one of a line; components beside the line count less, by their distance from it.
+    of many dimensions becomes one of a line; components beside the line count less, by their distance from it. What
+    lies beyond the box's edge is not seen, so there can be no valley.
     """
     variances = stds.square()
     way = means[:, None] - means[:, :, None]
@@ -397,14 +481,26 @@ def _profiles(weights: Tensor, means: Tensor, stds: Tensor) -> _Profiles:
     distance = (beside.square() / (pooled[..., None, :] + variances[:, None, None])).sum(-1)
     near = weights[:, None, None] * torch.exp(-0.5 * distance)
 
-    points = length[..., None] * torch.linspace(0.0, 1.0, _GRID)
+    steps = torch.linspace(0.0, 1.0, _GRID)
+    points = length[..., None] * steps
     heights = torch.exp(-0.5 * ((points - place[..., None]) / width[..., None]).square())
     density = torch.einsum("bjkc,bjkcg->bjkg", near / (width * math.sqrt(2.0 * math.pi)), heights)
     within = torch.special.ndtr((length - place) / width) - torch.special.ndtr(-place / width)
     mean = (near * within).sum(-1) / length[..., 0]
-    valley = density.min(-1)
+    inside = (means[:, :, None, None] + steps[:, None] * way[..., None, :]).abs() < EDGE
+    seen = torch.einsum("bjka,bjkga->bjkg", direction.square(), inside.to(density.dtype)) > 0.5
+    # The mean over a stretch as long as `_in_gap`'s, whose filling it is multiplied by.
+    stretch = torch.nn.functional.avg_pool1d(density.flatten(0, 1), 3, 1, 1, count_include_pad=False)
+    valley = stretch.view_as(density).masked_fill(~seen, math.inf).min(-1)
     ends = torch.minimum(density[..., 0], density[..., -1])
     return _Profiles(valley.values, mean, ends, valley.indices / (_GRID - 1.0))
+
+
+def _in_box(mixture: Mixture) -> tuple[Tensor, Tensor]:
+    """(B, M, A) means and standard deviations: means at most one of the latter beyond the box, since how far they are
+    is hardly known."""
+    stds = mixture.log_stds.exp()
+    return torch.maximum(torch.minimum(mixture.means, EDGE + stds), -EDGE - stds), stds
 
 
 def _shares(weights: Tensor, profiles: _Profiles, filling: float = 1.0) -> Tensor:
@@ -439,9 +535,7 @@ def _in_reach(joined: Tensor, weights: Tensor) -> Tensor:
 def _filling(
     modes: Tensor,
     lowest: Tensor,
-    weights: Tensor,
-    means: Tensor,
-    stds: Tensor,
+    mixture: Mixture,
     actions: Tensor,
     generator: torch.Generator,
 ) -> float:
@@ -452,10 +546,12 @@ def _filling(
     several = modes.sum(-1) > 1
     if not several.any():
         return 1.0
-    modes, lowest, weights, means, stds = (part[several] for part in (modes, lowest, weights, means, stds))
-    own = torch.multinomial(weights, _DRAWS, replacement=True, generator=generator)
-    own = own[..., None].expand(-1, -1, means.shape[-1])
-    drawn = means.gather(1, own) + stds.gather(1, own) * torch.randn(own.shape, generator=generator)
+    modes, lowest, mixture = modes[several], lowest[several], Mixture(*(part[several] for part in mixture))
+    own = torch.multinomial(mixture.logits.softmax(-1), _DRAWS, replacement=True, generator=generator)
+    own = own[..., None].expand(-1, -1, mixture.means.shape[-1])
+    noise = mixture.log_stds.exp().gather(1, own) * torch.randn(own.shape, generator=generator)
+    drawn = (mixture.means.gather(1, own) + noise).clamp(-EDGE, EDGE)
+    means, stds = _in_box(mixture)
     actual = _in_gap(actions[several][:, None], modes, lowest, means, stds).sum()
     expected = _in_gap(drawn, modes, lowest, means, stds).sum() / _DRAWS
     return max(1.0, float((actual + 1) / (expected + 1)))
@@ -514,11 +610,11 @@ def verdict(result: dict[str, Any]) -> str:
     chosen = next(row for row in result["likelihood"] if row["components"] == result["chosen"])
     share, typical = result["multimodal"]["share"], result["typical"]
     start = result["start"]
-    if start and share < FEW_STATES and start["share"] > 0.5:
+    if start and start["later"] < FEW_STATES and start["share"] > 0.5:
         return (
             f"{start['typical']} modes where episodes start, at {start['share']:.0%} of the starts, and one at"
-            f" {1 - share:.0%} of all states: a mixture gains {start['gain']:.2f} nats per action over one Gaussian at"
-            " the starts; mixture or latent methods have something to model in what is decided there."
+            f" {1 - start['later']:.0%} of the states after: a mixture gains {start['gain']:.2f} nats per action over"
+            " one Gaussian at the starts; mixture or latent methods have something to model in what is decided there."
         )
     if result["chosen"] == 1:
         return "One Gaussian is enough: no mixture makes held-out actions more likely."

@@ -165,6 +165,10 @@ def test_every_problem_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit, match="1"):
         main(["data", "check", str(path), *bounds, "--json"])
     problems = json.loads(capsys.readouterr().out)["problems"]
+    clean = write(tmp_path / "clean.npz", good())
+    with pytest.raises(SystemExit, match="1"):  # Of several, all are looked at.
+        main(["data", "check", str(clean), str(path), str(clean), *bounds])
+    assert capsys.readouterr().out.splitlines() == [f"{clean}: no problems", *lines, f"{clean}: no problems"]
     places = {(problem["column"], problem["row"]) for problem in problems}
     assert places == {("observations", 6), ("actions", 5), ("terminals", 8), ("rewards", 7), ("extra", None)}
     with pytest.raises(SystemExit, match="2"):
@@ -206,6 +210,15 @@ def test_an_episode_longer_than_the_time_limit_is_two(tmp_path: Path):
 def test_a_name_of_d4rl_with_other_data_is_refused(tmp_path: Path):
     path = write(tmp_path / "hopper-medium-v2.hdf5", good())
     assert_refused(path, "column observations: the file's name is one of D4RL's, whose data have 11 numbers", Options())
+
+
+def test_other_observations_than_the_environments_are_refused(tmp_path: Path):
+    """Pendulum observes three numbers and acts by one."""
+    table = good()
+    narrow = write(tmp_path / "narrow.npz", {**table, "observations": table["observations"][:, :2]})
+    assert_refused(narrow, "there are 2 numbers, but Pendulum-v1 observes 3; give", Options(environment="Pendulum-v1"))
+    fitting = write(tmp_path / "fitting.npz", {**table, "actions": table["actions"][:, :1]})
+    assert files.check_file(fitting, Options(environment="Pendulum-v1")).problems == []
 
 
 @pytest.mark.parametrize("ending", [".hdf5", ".npz", ".parquet", ".arrow"])
@@ -293,6 +306,15 @@ def test_cells_of_a_table_are_refused_with_their_row(tmp_path: Path):
         table = whole | {column: [*whole[column][:4], value, *whole[column][5:]]}
         pq.write_table(pa.table(table), path)
         assert_refused(path, message)
+
+
+def test_the_range_of_an_action_that_never_changes_is_no_box(tmp_path: Path):
+    """Such as a gripper that is never used."""
+    table = good()
+    table["actions"][:, 1] = 0.5
+    path = write(tmp_path / "some.npz", table)
+    assert_refused(path, "in dimensions [1], which never change; give --action-low and --action-high", Options())
+    assert files.check_file(path, BOX).problems == []
 
 
 def test_one_end_of_the_box_is_not_enough(tmp_path: Path):

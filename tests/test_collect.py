@@ -325,6 +325,15 @@ def test_what_cannot_be_collected_is_refused_in_a_sentence(
     assert "\n" not in str(refused.value)
 
 
+def test_a_refused_collection_leaves_no_folder(root: Path, capsys: pytest.CaptureFixture[str]):
+    for arguments in (["Nowhere-v1"], ["Pendulum-v1", "--transitions", "0", "--name", "no name"]):
+        with pytest.raises(SystemExit):
+            cli.main(["data", "collect", "--policy", "random", "--transitions", "5", *arguments])
+    told = capsys.readouterr().err
+    assert "'Nowhere-v1' is not registered" in told and "--transitions 0 is too few" in told
+    assert not list(root.rglob("*"))
+
+
 class _Broken(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
     action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,))

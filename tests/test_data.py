@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from minari.data_collector import EpisodeBuffer
 
-from raymix.data import catalog, fetch, toy
+from raymix.data import catalog, fetch, library, toy
 from raymix.data import minari as local_minari
 from raymix.data.columns import Episode, from_episodes, make_dataset
 from raymix.data.table import from_table, to_table
@@ -683,14 +683,18 @@ def test_canonical_names(name: str, full: str):
     assert catalog.canonical_name(name) == full
 
 
-def test_unknown_names_show_near_ones_and_the_remedy(root: Path):
+def test_unknown_names_show_near_ones_and_the_remedy(root: Path, monkeypatch: pytest.MonkeyPatch):
     store_in_minari([episode(5)], "hdf5")
+    monkeypatch.setenv("RAYMIX_DATASETS_PATH", str(root / "library"))
+    library.save(dataclasses.replace(toy.chain(), spec=dataclasses.replace(toy.chain().spec, name="own/hopper")))
     for name, parts in (
         ("fetchreach-multigaol", ["near names: fetchreach-multigoal"]),
         ("fetchpush-multigaol", ["near names: fetchpush-multigoal"]),
         ("fetchpickplace-multigoal", ["near names: fetchpickandplace-multigoal"]),
         ("test/same-v0", ["near names: test/some-v0", "`minari download test/same-v0`", str(root)]),
         ("mujoco/hoper/medium-v0", ["mujoco/hopper/medium-v0"]),
+        ("hopper-medium-v2", ["of D4RL is not on this machine", "name its file, such as hopper_medium-v2.hdf5"]),
+        ("own/hoper", ["near names: own/hopper"]),
         ("../../etc/passwd-v0", ["There is no data set"]),
         ("chain + ", ["'chain + ' is no recipe", "needs the name of a data set"]),
         ("fetchreach-multigoal-0", ["must be at least 1"]),

@@ -130,6 +130,8 @@ def test_the_users_own_modules_register_environments(tmp_path: Path, monkeypatch
     monkeypatch.setenv("RAYMIX_ENVIRONMENTS", "no_such_module")
     with pytest.raises(UsageError, match=r"'no_such_module' of \$RAYMIX_ENVIRONMENTS cannot be imported .* PYTHONPATH"):
         build_environment(robot)
+    with pytest.raises(UsageError, match=r"'no_such_module'"):  # Also where it is not needed.
+        build_environment(description())
     monkeypatch.setenv("RAYMIX_ENVIRONMENTS", "my_robot")
     assert build_environment(robot).spec.max_episode_steps == 7
 

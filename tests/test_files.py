@@ -436,6 +436,20 @@ def test_sources_environment_and_references_go_to_minari_and_back(tmp_path: Path
         to_minari(dataset, "some")
 
 
+@pytest.mark.filterwarnings("ignore:.*(another goal|constant)")
+def test_the_rule_for_dictionaries_goes_to_minari_and_back(tmp_path: Path):
+    """Minari's EnvSpec cannot hold it, and without it a maze would be played with other observations."""
+    random = np.random.default_rng(0)
+    log = {"observations": random.standard_normal((9, 4)), "actions": random.uniform(-1, 1, (9, 2))}
+    flags = {"rewards": np.zeros(9), "terminals": np.arange(9) == 4, "timeouts": np.arange(9) == 8}
+    dataset = files.read([write_hdf5(tmp_path / "maze2d-umaze-v1.hdf5", {**log, **flags})])
+    to_minari(dataset, "test/some-v0")
+    back = local_minari.load("test/some-v0")
+    mine, theirs = (json.loads(each.spec.environment or "") for each in (dataset, back))
+    assert mine["observations"] == "observation" and {key: theirs[key] for key in mine} == mine
+    assert identical(back, dataset)
+
+
 def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = write_hdf5(tmp_path / "hopper-medium-v2.hdf5", hopper_log())
     main(["data", "import", str(path), "--name", "hopper/medium", "--json"])

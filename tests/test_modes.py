@@ -3,84 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from known_modes import (
+    ROWS,
+    Make,
+    both_edges,
+    corners,
+    dataset_of,
+    four,
+    known,
+    oblique_noise,
+    one,
+    saturated,
+    squashed,
+    steep,
+    two,
+    uneven_noise,
+    uniform,
+)
 
 from raymix.cli import main
 from raymix.data import toy
-from raymix.data.columns import Episode, from_episodes, make_dataset
-from raymix.modes import _profiles, _shares, find_modes, interval, text
+from raymix.modes import (
+    EDGE,
+    _censored_log_prob,
+    _in_box,
+    _log_normal_cdf,
+    _profiles,
+    _shares,
+    find_modes,
+    interval,
+    text,
+)
+from raymix.nn.policies import Mixture
 from raymix.report.dataset_page import modes_page
-from raymix.types import Dataset, UsageError
+from raymix.types import UsageError
 
-ROWS, LENGTH = 6_000, 20
 SMALL: dict[str, Any] = {"components": (1, 2, 5), "seeds": 2, "steps": 1_000, "hidden_dims": (32, 32)}
-CORNERS = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
-Make = Callable[[np.random.Generator, np.ndarray], np.ndarray]
-
-
-def dataset_of(actions: np.ndarray, states: np.ndarray, length: int = LENGTH) -> Dataset:
-    """Episodes of independent transitions; the source says whether the episode is in the first half."""
-    box = [1.0] * actions.shape[1]
-    actions = np.clip(actions, -1, 1).reshape(-1, length, actions.shape[1])
-    states = states.reshape(len(actions), length, -1)
-    still = np.zeros(length, bool)
-    episodes = [
-        Episode(np.concatenate([seen, seen[-1:]]), done, np.zeros(length), still, still, int(index >= len(actions) / 2))
-        for index, (seen, done) in enumerate(zip(states, actions, strict=True))
-    ]
-    columns = from_episodes(episodes)
-    return make_dataset(
-        columns, "test/known-v0", action_low=np.negative(box), action_high=box, sources=("early", "late")
-    )
-
-
-def known(make: Make, seed: int = 0) -> Dataset:
-    random = np.random.default_rng(seed)
-    states = random.uniform(-1, 1, (ROWS, 2))
-    return dataset_of(make(random, states), states)
-
-
-def smooth(states: np.ndarray) -> np.ndarray:
-    return 0.3 * np.sin(2 * states)
-
-
-def one(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
-    return smooth(states) + 0.1 * random.standard_normal((ROWS, 2))
-
-
-def uneven_noise(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
-    return smooth(states) + (0.25 - 0.2 * states[:, :1]) * random.standard_normal((ROWS, 2))
-
-
-def oblique_noise(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
-    shared = 0.4 * random.standard_normal((ROWS, 1))
-    return smooth(states)[:, :1] + shared + 0.05 * random.standard_normal((ROWS, 4))
-
-
-def saturated(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
-    return smooth(states) + random.standard_normal((ROWS, 2))
-
-
-def uniform(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
-    return random.uniform(-1, 1, (ROWS, 2))
-
-
-def two(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
-    return smooth(states) + random.choice([-0.5, 0.5], (ROWS, 1)) + 0.1 * random.standard_normal((ROWS, 2))
-
-
-def four(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
-    return smooth(states) + 0.5 * random.choice(CORNERS, ROWS) + 0.1 * random.standard_normal((ROWS, 2))
-
-
-def both_edges(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
-    return random.choice([-1.0, 1.0], (ROWS, 1)) + 0.1 * random.standard_normal((ROWS, 2))
 
 
 @pytest.mark.parametrize(
@@ -89,18 +53,21 @@ def both_edges(random: np.random.Generator, states: np.ndarray) -> np.ndarray:
         (one, "One Gaussian is enough"),
         (uneven_noise, "One Gaussian is enough"),
         (oblique_noise, "One mode "),
-        (saturated, "piled up at the box's edges"),
+        (saturated, "One "),
+        (steep, "One "),
+        (squashed, "One "),
         (uniform, "One mode is enough"),
     ],
 )
 def test_one_mode_is_said_to_be_one(make: Make, sentence: str):
-    """Catches components taken for modes where they tile noise that is uneven, oblique, flat or cut by the box."""
+    """Catches components taken for modes where they tile noise that is uneven, oblique or flat, and actions at the
+    box's edges taken for modes of their own, as by a policy that swings from one to the other within few states."""
     result = find_modes(known(make), **SMALL)
     assert sentence in result["verdict"] and result["multimodal"]["share"] < 0.05
     assert result["effective"] < 1.1
 
 
-@pytest.mark.parametrize(("make", "number"), [(two, 2), (four, 4), (both_edges, 2)])
+@pytest.mark.parametrize(("make", "number"), [(two, 2), (four, 4), (corners, 4), (both_edges, 2)])
 def test_modes_everywhere_are_counted(make: Make, number: int):
     result = find_modes(known(make), **SMALL)
     assert result["verdict"].startswith(f"{number} modes at ") and result["multimodal"]["share"] > 0.95
@@ -160,7 +127,8 @@ def test_two_modes_of_the_toy_by_the_command(tmp_path: Path, capsys: pytest.Capt
 
 def shares(weights: list[float], means: list[list[float]], stds: list[float]) -> list[float]:
     """Of one mixture, in the order of its components."""
-    profiles = _profiles(*(torch.tensor([part]) for part in (weights, means, [[std] * len(means[0]) for std in stds])))
+    log_stds = torch.tensor([[[std] * len(means[0]) for std in stds]]).log()
+    profiles = _profiles(torch.tensor([weights]), *_in_box(Mixture(torch.tensor([means]), log_stds, torch.empty(0))))
     return [round(share, 2) for share in _shares(torch.tensor([weights]), profiles)[0].tolist()]
 
 
@@ -173,6 +141,26 @@ def test_components_are_one_mode_without_a_gap_between_them():
 def test_a_flat_density_is_one_mode_and_so_are_its_piled_up_edges():
     tiles = [[place] for place in (-1.0, -0.7, -0.35, 0.0, 0.35, 0.7, 1.0)]
     assert sorted(shares([0.16, 0.12, 0.14, 0.16, 0.14, 0.12, 0.16], tiles, [0.05, *[0.2] * 5, 0.05]))[:-1] == [0] * 6
+
+
+def test_what_lies_beyond_an_edge_of_the_box_is_one_mode():
+    """How far beyond is not known, so there is no gap there; between two edges, and before one, there is."""
+    assert shares([0.4, 0.6], [[1.2], [9.0]], [0.05, 0.05]) == [0, 1]
+    assert shares([0.4, 0.6], [[-9.0], [9.0]], [0.2, 0.2]) == [0.4, 0.6]
+    assert shares([0.4, 0.6], [[0.2], [9.0]], [0.1, 0.2]) == [0.4, 0.6]
+    assert shares([0.4, 0.6], [[2.0, 0.5], [9.0, -0.5]], [0.1, 0.1]) == [0.4, 0.6]
+
+
+def test_a_cut_mixture_has_all_its_mass_in_the_box():
+    """Within the edges as a density, at each edge as a probability."""
+    mixture = Mixture(torch.tensor([[[0.3], [-1.4]]]), torch.tensor([[[0.2], [0.6]]]).log(), torch.tensor([[0.5, 0.0]]))
+    inside = torch.linspace(-EDGE, EDGE, 20_001)[1:-1, None]
+    places = torch.cat([torch.tensor([[-EDGE], [EDGE]]), inside])
+    found = _censored_log_prob(Mixture(*(part.expand(len(places), *part.shape[1:]) for part in mixture)), places).exp()
+    assert float(found[:2].sum() + found[2:].sum() * 2 * EDGE / 20_000) == pytest.approx(1.0, abs=1e-4)
+    assert float(found[0]) > 0.2 > float(found[1])
+    values = torch.tensor([-50.0, -5.0, -0.1, 0.0, 0.1, 5.0, 50.0], dtype=torch.float64)
+    assert torch.allclose(_log_normal_cdf(values), torch.special.log_ndtr(values), rtol=1e-9)
 
 
 def test_neither_slight_nor_wide_background_joins_or_adds_modes():

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import raymix.envs  # noqa: F401  (registers the environments)
+from raymix.cli import main
 from raymix.data import catalog, library
 from raymix.data.columns import Episode, from_episodes, make_dataset
 from raymix.data.recipe import Options, Recipe, Term, parse
@@ -58,7 +59,7 @@ QUANTILES = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).filter(lambd
 OPTIONS = st.builds(
     Options,
     observations=st.none() | st.just("no-goal"),
-    source=st.lists(st.from_regex(r"[a-z]{1,4}", fullmatch=True), max_size=2).map(tuple),
+    source=st.lists(st.from_regex(r"[a-z]{1,4}", fullmatch=True) | st.text(max_size=6), max_size=2).map(tuple),
     returns=st.none() | QUANTILES,
     episodes=st.none() | st.integers(1, 99),
     transitions=st.none() | st.integers(1, 10**7),
@@ -96,6 +97,9 @@ def test_a_dictionary_says_the_same() -> None:
     }
     assert str(parse(recipe)) == "(a + (b + c)[source=x|y, returns=0.5..1])[transitions=7]"
     assert parse(str(parse(recipe))) == parse(recipe)
+    assert parse({"mix": [{"data": "a", "source": ["x,y", "[z|]", ' "w"']}]}) == parse(
+        'a[source="x,y" | "[z|]"|" ""w"""]'
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,6 +115,8 @@ def test_a_dictionary_says_the_same() -> None:
         ("a[rows=5]", "'rows' .* is no option of a data set; there are: observations, source, returns"),
         ("a[returns=0.9]", "returns=0.9 .* takes two quantiles such as 0.9..1"),
         ("a[returns=0.9..0.1]", "takes two quantiles"),
+        ("a[source=b||c]", "source=b||c .* takes names separated by |, such as expert|medium, those with any of"),
+        ('a[source="b]', "before .* needs options such as"),
         ("a[seed=-1]", "seed=-1 .* takes a whole number from 0 on"),
         ("0*a + 1*b", "the weight 0 .* must be a number above 0"),
         ("0.3*a + b", "b in 0.3\\*a \\+ b has no weight but other parts have"),
@@ -223,6 +229,31 @@ def test_a_sweep_takes_mixtures_as_text_and_as_dictionaries() -> None:
         (trial,) = expand(SweepSpec("bc", datasets, seeds=1))  # type: ignore[arg-type]
         assert trial.dataset == "own/one + own/one[episodes=1]"
     assert "own/one" in [entry["name"] for entry in catalog.known()]
+
+
+def test_a_mixture_can_be_kept_and_is_then_read_from_its_file(root: Path, capsys: pytest.CaptureFixture) -> None:
+    keep("own/one", [3, 2])
+    keep("own/two", [4], start=10)
+    recipe = "own/one[transitions=3] + own/two"
+    main(["data", "make", recipe, "--keep", "own/mixed"])
+    assert f"Made of {recipe}." in capsys.readouterr().out
+    kept, built = catalog.load("own/mixed"), catalog.load(recipe)
+    assert kept.spec.hash == built.spec.hash and kept.spec.sources == built.spec.sources
+    assert (kept.file, built.file) == (str(root / "own/mixed.arrow"), None)
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "make", "own/one", "--keep", "own/mixed"])
+    assert "give another --keep, or --overwrite it" in capsys.readouterr().err
+
+
+def test_sources_of_odd_names_can_be_chosen(tmp_path: Path) -> None:
+    """Labels of a log are anybody's: commas, bars, brackets and quotes among them."""
+    labels = ["a,b", "c|d", "[e]", 'f"g', "h"]
+    table = {"observations": np.arange(10.0)[:, None], "actions": np.zeros((10, 1)), "rewards": np.arange(10.0)}
+    np.savez(tmp_path / "log.npz", **table, episode=np.arange(10) // 2, source=np.repeat(labels, 2))
+    main(["data", "import", str(tmp_path / "log.npz"), "--name", "own/odd", "--action-low", "-1", "--action-high", "1"])
+    assert rewards('own/odd[source="a,b"|"[e]"]') == [0, 4]
+    assert rewards({"mix": [{"data": "own/odd", "source": labels[1:4]}]}) == [2, 4, 6]
+    assert catalog.load('own/odd[source="f""g"]').spec.sources == ('f"g',)
 
 
 # ---------------------------------------------------------------- names that stand for mixtures

@@ -140,6 +140,9 @@ def test_what_does_not_fit_is_read_from_its_file(
         return dataset.spec.name, columns.observations.flags.writeable, float(columns.rewards[0]), columns.digest()
 
     assert ray.get(read.remote(store, "own/other-name")) == ("own/other-name", False, 1.0, mapped.spec.hash)
+    library.save(big("own/too-big", 1))
+    with pytest.raises(UsageError, match=f"was replaced while it is in use; put back .* {mapped.spec.hash[:12]}"):
+        store.get("own/other-name")
 
 
 def test_a_write_to_shared_columns_is_found_and_named(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:

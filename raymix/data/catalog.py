@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raymix.data import fetch, files, library, minari, mixture, toy
+from raymix.data import d4rl_names, fetch, files, library, minari, mixture, toy
 from raymix.data.recipe import Options, Recipe, Term, parse
 from raymix.types import Dataset, Spec, UsageError
 
@@ -203,6 +203,11 @@ def _load_one(name: str, observations: str | None, progress: fetch.Progress | No
     elif name in _TOYS:
         return _without_rule(_TOYS[name](), observations)
     elif minari.checked_metadata(name) is None:
+        if d4rl_names.find(name) is not None:
+            raise UsageError(
+                f"The data set {name!r} of D4RL is not on this machine{_near(name)}; name its file, such as"
+                f" {name.replace('-', '_', 1)}.hdf5, or import it with `raymix data import` under this name."
+            )
         raise UsageError(
             f"The data set {name!r} is not on this machine{_near(name)}; run `minari download {name}`"
             f" (after `pip install 'minari[hf]'`), or copy its folder to {minari.root() / name}, the place that"
@@ -250,6 +255,7 @@ def _heterogeneous(name: str, task: str, sources: int) -> Dataset:
 
 def _near(name: str) -> str:
     own = [*(fetch.dataset_id(task) for task in fetch.TASKS), *_TOYS]
-    names = list(dict.fromkeys([*(_short_name(each) for each in own), *own, *minari.local_ids(), *_PUBLIC_IDS]))
+    here = [*library.names(), *minari.local_ids()]
+    names = list(dict.fromkeys([*(_short_name(each) for each in own), *own, *here, *_PUBLIC_IDS]))
     near = [each for each in difflib.get_close_matches(name, names, n=3, cutoff=0.6) if each != name]
     return f" (near names: {', '.join(near)})" if near else ""

@@ -83,7 +83,7 @@ def collect(
         UsageError: an unknown or unfit environment, a policy that cannot be loaded or acts wrongly, or an environment
             that raises.
     """
-    _check(sources, transitions, seed, workers)
+    check_request(sources, transitions, seed, workers)
     description, low, high, limit = inspect_environment(environment, sources, observations)
     reference = reference or d4rl_names.references(environment)
     shares = [transitions // len(sources) + (index < transitions % len(sources)) for index in range(len(sources))]
@@ -138,7 +138,8 @@ def default_name(environment: str, sources: Sequence[Source]) -> str:
     return f"{task_of(environment)}/{'-'.join(source.name for source in sources)}"
 
 
-def _check(sources: Sequence[Source], transitions: int, seed: int, workers: int | None) -> None:
+def check_request(sources: Sequence[Source], transitions: int, seed: int, workers: int | None) -> None:
+    """Raise `UsageError` for what `collect` could not do in any environment."""
     names = [source.name for source in sources]
     twice = next((name for name in names if names.count(name) > 1), None)
     if not names:

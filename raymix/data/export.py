@@ -26,7 +26,8 @@ def to_minari(dataset: Dataset, dataset_id: str) -> Path:
     """Write a data set as a local Minari data set (HDF5), whole or not at all; returns its folder.
 
     `raymix.data.minari.load` gives every value and flag back, and the sources: their names are in the metadata as
-    `sources`, and each episode has its number as `source`.
+    `sources`, and each episode has its number as `source`. So does the rule that made vectors of the environment's
+    dictionaries: as `observations`.
 
     Raises:
         UsageError: not the form of an id, one that exists, an episode with two sources, or a full disk.
@@ -109,8 +110,10 @@ def _write(dataset: Dataset, dataset_id: str, first: np.ndarray, last: np.ndarra
     facts: dict[str, object] = {"sources": list(spec.sources)}
     if spec.environment is not None:
         # Not by Minari, which would build the environment to write its name, but with all fields that it reads.
-        fields = json.loads(EnvSpec(json.loads(spec.environment)["id"]).to_json())
-        environment = json.dumps({**fields, **json.loads(spec.environment)})
+        described = json.loads(spec.environment)
+        if rule := described.pop("observations", None):
+            facts["observations"] = rule
+        environment = json.dumps({**json.loads(EnvSpec(described["id"]).to_json()), **described})
         facts |= {"env_spec": environment, "eval_env_spec": environment}
     if spec.reference_min is not None:
         facts |= {"ref_min_score": spec.reference_min, "ref_max_score": spec.reference_max}

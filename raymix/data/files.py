@@ -63,6 +63,8 @@ class _Setting:
     low: np.ndarray | None
     high: np.ndarray | None
     time_limit: int | None
+    observation_dim: int | None = None
+    """Of the environment that `--env` names, where it observes vectors."""
 
     @property
     def caveat(self) -> str:
@@ -123,8 +125,7 @@ def read(
         warnings.warn(f"{files[0]}: {setting.caveat}.", stacklevel=2)
     low, high = setting.low, setting.high
     if low is None or high is None:
-        lows, highs = zip(*(each for each in ranges if each is not None))
-        low, high = np.min(lows, axis=0), np.max(highs, axis=0)
+        low, high = _own_box(files[0], ranges)
         warnings.warn(
             f"{files[0]}: nothing tells the bounds of actions, so the data's own range is taken,"
             f" {check.shown(low)} to {check.shown(high)}; give --action-low and --action-high.",
@@ -143,6 +144,20 @@ def read(
     )
 
 
+def _own_box(path: Path, ranges: Sequence[tuple[np.ndarray, np.ndarray] | None]) -> tuple[np.ndarray, np.ndarray]:
+    """The range of all actions, where nothing else tells their bounds."""
+    lows, highs = zip(*(each for each in ranges if each is not None))
+    low, high = np.min(lows, axis=0), np.max(highs, axis=0)
+    constant = np.flatnonzero(low == high)
+    if constant.size:
+        what = (
+            f"nothing tells the bounds of actions, and the data's own range is none in dimensions {constant.tolist()},"
+            " which never change; give --action-low and --action-high, or an --env that has bounds"
+        )
+        raise Refused(Problem(str(path), what, "actions"))
+    return low, high
+
+
 def check_file(path: str | Path, options: Options | None = None) -> check.Findings:
     """Every problem of a file, and what may be one."""
     options, path = options or Options(), Path(path)
@@ -155,6 +170,8 @@ def check_file(path: str | Path, options: Options | None = None) -> check.Findin
             if not found.problems:
                 with _place(path):
                     _rows(path, table, setting, options)
+                if setting.low is None:
+                    _own_box(path, [found.action_range])
             return found
     except Refused as refusal:
         return check.Findings([refusal.problem])
@@ -175,7 +192,8 @@ def _is_own(path: Path) -> bool:
 def _opened(path: Path, options: Options) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """The table, and the names of columns with no meaning."""
     if not path.is_file():
-        raise Refused(Problem(str(path), "there is no such file"))
+        told = "it is a folder; give the files in it, in their order" if path.is_dir() else "there is no such file"
+        raise Refused(Problem(str(path), told))
     if path.suffix in d4rl.SUFFIXES:
         if options.columns:
             raise Refused(Problem(str(path), "--column is for logs; D4RL's columns have fixed names"))
@@ -215,6 +233,13 @@ def _find(path: Path, table: dict[str, Any], extra: list[str], setting: _Setting
                 f" {table[column].shape[1]}; give --env ID, or --env none"
             )
             found.problems.append(Problem(str(path), what, column))
+    observed = table.get("observations")
+    if setting.observation_dim and observed is not None and observed.shape[1:] != (setting.observation_dim,):
+        what = (
+            f"there are {observed.shape[-1]} numbers, but {options.environment} observes {setting.observation_dim};"
+            " give the --env of these data (for dictionaries also --observations), or --env none"
+        )
+        found.problems.append(Problem(str(path), what, "observations"))
     return found
 
 
@@ -247,7 +272,7 @@ def _setting(path: Path, options: Options) -> _Setting:
     wanted = options.environment
     if wanted is not None and (task is None or not task.same_task(wanted)):
         task = None
-    environment, limit = None, options.time_limit
+    environment, limit, observation_dim = None, options.time_limit, None
     if task is not None:
         environment = task.specification(wanted)
         limit = limit or task.max_episode_steps
@@ -263,13 +288,15 @@ def _setting(path: Path, options: Options) -> _Setting:
         environment = json.dumps({"id": wanted, "kwargs": {}, **limits, **rule})
         ends = (getattr(built.action_space, end, np.array([np.inf])) for end in ("low", "high"))
         own_low, own_high = (end if np.isfinite(end).all() else None for end in ends)
+        if isinstance(shape := built.observation_space.shape, tuple) and len(shape) == 1:
+            observation_dim = shape[0]
         built.close()
         low, high = own_low if low is None else low, own_high if high is None else high
     if options.terminals_at_limit is not None and limit is None:
         raise UsageError("--terminals-at-limit needs to know the limit; give --time-limit")
     if (low is None) != (high is None):
         raise UsageError("only one end of the actions' box is known; give both --action-low and --action-high")
-    return _Setting(task, environment, low, high, limit)
+    return _Setting(task, environment, low, high, limit, observation_dim)
 
 
 def default_name(path: str | Path) -> str:

@@ -61,15 +61,15 @@ def holds(name: str) -> bool:
 
 
 def require_writable(name: str) -> None:
-    """Make the folder of a data set of that name, before the work of making it.
+    """Look whether a data set of that name could be kept, before the work of making it; leaves nothing behind.
 
     Raises:
         UsageError: nothing can be written there.
     """
     folder = path_of(name).parent
-    probe = folder / f".{uuid.uuid4().hex}.partial"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        probe = there / f".{uuid.uuid4().hex}.partial"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -88,6 +88,7 @@ def save(dataset: Dataset, origin: Mapping[str, Any] | None = None) -> Path:
         UsageError: the name is none, or the file cannot be written.
     """
     path = path_of(dataset.spec.name)
+    missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     table = to_table(dataset)
     if origin is not None:
@@ -107,6 +108,10 @@ def save(dataset: Dataset, origin: Mapping[str, Any] | None = None) -> Path:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+        if not path.exists():
+            for folder in missing:
+                with contextlib.suppress(OSError):  # Not made, or somebody else's by now.
+                    folder.rmdir()
     return path
 
 

@@ -101,6 +101,7 @@ _FIELDS: dict[str, tuple[bool, Callable[[Any], bool], str]] = {
     "ref_min_score": (False, _is_number, "a finite number"),
     "ref_max_score": (False, _is_number, "a finite number"),
     "sources": (False, _are_texts, "a list of texts"),
+    "observations": (False, _is_text, "a text"),
     "dataset_size": (False, _is_number, "a finite number"),
     "description": (False, _is_text, "a text"),
 }
@@ -143,7 +144,8 @@ def load(dataset_id: str, observations: str | None = None) -> Dataset:
 
     Where the action space has no bounds, the data's minimum and maximum take their place, with a warning. The
     evaluation environment is Minari's `eval_env_spec` where there is one, else the one the data came from. Source
-    names and numbers come from raymix's own metadata (`sources`, per episode `source`); other sets have one source.
+    names and numbers, and the rule that vectors are made by (which Minari's EnvSpec cannot hold), come from raymix's
+    own metadata (`sources`, per episode `source`, `observations`); other sets have one source.
 
     Raises:
         UsageError: not here, damaged, other spaces than Box, or data that `make_dataset` refuses.
@@ -166,7 +168,9 @@ def load(dataset_id: str, observations: str | None = None) -> Dataset:
     reference_min, reference_max = values.get("ref_min_score"), values.get("ref_max_score")
     both = reference_min is not None and reference_max is not None
     facts: dict[str, Any] = {
-        "environment": _environment(dataset_id, values.get("eval_env_spec") or values.get("env_spec"), rule),
+        "environment": _environment(
+            dataset_id, values.get("eval_env_spec") or values.get("env_spec"), rule or values.get("observations")
+        ),
         "reference_min": reference_min if both else None,
         "reference_max": reference_max if both else None,
         "sources": values.get("sources") or (),

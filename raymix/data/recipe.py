@@ -11,13 +11,14 @@ a stream of numbers that NumPy keeps the same between versions. The same as a di
 
     {"mix": [{"data": "hopper/random", "weight": 0.3}, {"data": "hopper/expert", "weight": 0.7, "transitions": 1000}]}
 
-A path with any of `+*()[]` in it is written between double quotes.
+A path with any of `+*()[]` in it is written between double quotes, and so is a source's name with any of `,|[]`:
+`hopper/mixed[source="a,b"|c]`; a double quote inside is written twice.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -132,11 +133,20 @@ def _quantiles(text: str) -> tuple[float, float]:
     return pair
 
 
+_QUOTED = r'"(?:[^"]|"")*"'
+_NAME = rf"(?:{_QUOTED}|[^|\"\s](?:[^|\"]*[^|\"\s])?)"
+
+
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split("|"))
-    if not all(names):
-        raise ValueError("names separated by |, such as expert|medium")
-    return names
+    if not re.fullmatch(rf"\s*{_NAME}\s*(?:\|\s*{_NAME}\s*)*", text):
+        raise ValueError('names separated by |, such as expert|medium, those with any of ,|[] such as "a,b"')
+    names = re.findall(_NAME, text)
+    return tuple(name[1:-1].replace('""', '"') if name.startswith('"') else name for name in names)
+
+
+def _written_names(names: Iterable[str]) -> str:
+    doubled = (name.replace('"', '""') for name in names)
+    return "|".join(f'"{name}"' if re.search(r'[,|\[\]"]|^\s|\s$|^$', name) else name for name in doubled)
 
 
 def _word(text: str) -> str:
@@ -164,7 +174,7 @@ _READ: dict[str, Callable[[str], Any]] = {
 }
 _WRITE: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(_READ, str),
-    "source": "|".join,
+    "source": _written_names,
     "returns": lambda pair: f"{_shortest(pair[0])}..{_shortest(pair[1])}",
     "reward_scale": _shortest,
     "reward_shift": _shortest,
@@ -212,7 +222,7 @@ def _as_text(options: Mapping[str, Any]) -> dict[str, str]:
     written = {}
     for name, value in options.items():
         if isinstance(value, list | tuple):
-            value = ("|" if name == "source" else "..").join(map(str, value))
+            value = _written_names(map(str, value)) if name == "source" else "..".join(map(str, value))
         written[name] = str(value)
     return written
 
@@ -269,7 +279,7 @@ class _Parser:
 
     def _pairs(self) -> dict[str, str]:
         pairs: dict[str, str] = {}
-        while match := self._matched(r"(\w+)\s*=\s*([^,\[\]]*[^,\[\]\s])"):
+        while match := self._matched(rf"(\w+)\s*=\s*((?:{_QUOTED}|[^,\[\]\"])*(?:{_QUOTED}|[^,\[\]\"\s]))"):
             if match[1] in pairs:
                 raise UsageError(f"{match[1]} is set twice in {self._text!r}; set it once")
             pairs[match[1]] = match[2]

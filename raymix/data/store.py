@@ -2,6 +2,14 @@
 
 The driver makes the store and owns the data: they live for as long as it refers to them, whoever else dies. What other
 processes are given is the store itself, which tells them what each data set is and where.
+
+A mixture is built once, by the driver, from the data sets that it names; Ray takes the rows to another node when a
+process there first asks for them, and keeps one copy on each. So the rows and their hash are the same everywhere by
+construction, only the driver's node needs the parts' files, and a node that trains on something else gets nothing. A
+recipe would be lighter to send than its rows, but every node would need all its parts. The price is paid on the
+driver's node, for as long as the driver keeps the data set itself: a mixture is there twice, in its memory and in the
+store. What is in the library, from `raymix data import`, `collect` or `make RECIPE --keep NAME`, is mapped from its
+file instead, whose pages the system takes back when it needs them.
 """
 
 from __future__ import annotations
@@ -64,7 +72,13 @@ class ReplayStore:
         """
         spec, location = self._find(dataset_name)
         if isinstance(location, str):
-            return replace(library.load_file(Path(location)), spec=spec)
+            mapped = library.load_file(Path(location))
+            if mapped.spec.hash != spec.hash:
+                raise UsageError(
+                    f"The file {location} of data set {dataset_name} was replaced while it is in use; put back the one"
+                    f" of hash {spec.hash[:12]}."
+                )
+            return replace(mapped, spec=spec)
         return from_table(ray.get(location))
 
     def spec(self, dataset_name: str) -> Spec:
@@ -97,6 +111,6 @@ def _no_room(dataset_name: str, needed: int, put: int) -> str | None:
     return (
         f"Data set {dataset_name} needs {needed / 2**20:.0f} MiB of the Ray object store, but"
         f" {max(free, 0) / 2**20:.0f} of {total / 2**20:.0f} MiB are free for it; start Ray with"
-        f" object_store_memory={int((used + needed) / MAX_FILL) + 1} or more, or, on one machine, import it with"
-        " `raymix data import` to have it read from its file."
+        f" object_store_memory={int((used + needed) / MAX_FILL) + 1} or more, or, on one machine, keep it in raymix's"
+        " library to have it read from its file: `raymix data import` does, and `raymix data make RECIPE --keep NAME`."
     )

@@ -40,8 +40,7 @@ def build_environment(description: str) -> gymnasium.Env:
         UsageError: not such a description, an id that nothing registers, wrappers, or a maker that fails.
     """
     name, kwargs, limit, rule = _parse(description)
-    if name not in gymnasium.registry:
-        _import_own()
+    _import_own()
     if name not in gymnasium.registry:
         # gymnasium-robotics prints a notice about the unrelated Adroit environments to stderr when imported.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -67,7 +66,11 @@ def build_environment(description: str) -> gymnasium.Env:
 
 
 def _import_own() -> None:
-    """Import the user's modules that register environments; the user names them, never a data set."""
+    """Import the user's modules that register environments; the user names them, never a data set.
+
+    Whatever environment is asked for: a misspelt module is then told at once, and a module may register one that is
+    already known anew, such as with a wrapper.
+    """
     for module in filter(None, os.environ.get(OWN, "").split(",")):
         try:
             importlib.import_module(module.strip())
