@@ -21,6 +21,7 @@ from wandb.proto import wandb_internal_pb2
 
 import raymix.watching
 from raymix import ledger
+from raymix.data.catalog import load
 from raymix.files import path_of
 from raymix.job import Job
 from raymix.plan import read_description
@@ -161,6 +162,52 @@ JOB = Job(
     pack="",
     widths=[2, 2],
 )
+
+
+class Kept(Tracker):
+    """Keeps what it is told."""
+
+    name = "tensorboard"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.calls: list[Any] = []
+
+    def begin(self, trial: Shown) -> set[int]:
+        self.calls.append("begin")
+        return set()
+
+    def report(self, trial: Shown, step: int, values: dict[str, float], moment: float) -> None:
+        self.calls.append(step)
+
+    def end(self, trial: Shown, failed: bool) -> None:
+        self.calls.append("end")
+
+    def leave(self, trial: Shown) -> None:
+        self.calls.append("leave")
+
+
+def test_a_trial_is_told_again_where_the_ledger_has_more(resumed: Path) -> None:
+    """Catches an end by a time budget that passes for the trial's own: later attempts may train without `--log-to`."""
+    plan = read_description(resumed)
+    config_id = plan["trials"][0]["config_id"]
+    specs = {plan["trials"][0]["dataset"]: load(plan["trials"][0]["dataset"]).spec}
+    tracker = Kept(resumed / "kept")
+
+    def attempt() -> list[Any]:
+        tracker.calls.clear()
+        tracking = Tracking([tracker], plan, resumed, specs, {config_id: "x"}, [config_id], pytest.fail)
+        tracking.setup()
+        tracking.on_experiment_end([])
+        return list(tracker.calls)
+
+    whole = ["begin", 30, 60, 90, 120, 150, 180, 210, "end"]
+    assert attempt() == whole
+    assert attempt() == []
+    (mark,) = (resumed / "kept" / "told").iterdir()
+    assert mark.read_text() == "210"
+    mark.write_text("120")
+    assert attempt() == whole
 
 
 def test_parameters_are_plain_values() -> None:

@@ -17,7 +17,7 @@ import shlex
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.logger import LoggerCallback
 
-import raymix
 from raymix import ledger
 from raymix.files import AnyPath
 from raymix.job import Job, job_of, ledger_folder, report_points, summary
@@ -106,15 +105,15 @@ class Tracker:
     def wait(self) -> None:
         """Return when all that was told has arrived."""
 
-    def holds(self, trial: Shown) -> bool:
-        """Whether it was told of the trial's end before."""
-        return (self._told / trial.trial_id).exists()
+    def last(self, trial: Shown) -> int | None:
+        """The last step of a trial that ended, and is not to be told again; None where it did not."""
+        mark = self._told / trial.trial_id
+        return int(mark.read_text()) if mark.exists() else None
 
-    def mark(self, trials: Iterable[Shown]) -> None:
-        """Remember that it was told of these ends, and that it has arrived."""
+    def mark(self, trial: Shown, step: int) -> None:
+        """Remember that the trial ended at this step, and that all that was told has arrived."""
         self._told.mkdir(parents=True, exist_ok=True)
-        for trial in trials:
-            (self._told / trial.trial_id).touch()
+        (self._told / trial.trial_id).write_text(str(step))
 
 
 class TensorBoard(Tracker):
@@ -166,7 +165,7 @@ class MLflow(Tracker):
         self._logger.tags = {"raymix.trial": trial.trial_id, "raymix.run": trial.experiment_dir_name}
         super().begin(trial)
         run_id = self._logger._trial_runs[trial]
-        return {metric.step for metric in self._client.get_metric_history(run_id, "phase_step")}
+        return {metric.step for metric in self._client.get_metric_history(run_id, "gradient_steps")}
 
     def report(self, trial: Shown, step: int, values: dict[str, float], moment: float) -> None:
         # Tune's logger asks the server once per value, and a kill may fall between two.
@@ -178,11 +177,11 @@ class MLflow(Tracker):
     def leave(self, trial: Shown) -> None:
         self._client.set_terminated(self._logger._trial_runs[trial], status="KILLED")
 
-    def holds(self, trial: Shown) -> bool:
+    def last(self, trial: Shown) -> int | None:
         found = self._run_of(trial)
-        return found is not None and found.info.status in ("FINISHED", "FAILED")
+        return None if found is None or found.info.status == "RUNNING" else found.data.metrics.get("gradient_steps")
 
-    def mark(self, trials: Iterable[Shown]) -> None:
+    def mark(self, trial: Shown, step: int) -> None:
         """The server does."""
 
     def _run_of(self, trial: Shown) -> Any:
@@ -266,7 +265,8 @@ class Tracking(Callback):
         ]
         self._told: dict[tuple[str, str], set[int]] = {}
         """Steps by tracker and configuration id, of those trials that have begun and not ended."""
-        self._ended: dict[str, list[Shown]] = defaultdict(list)
+        self._ended: dict[str, list[tuple[Shown, int]]] = defaultdict(list)
+        """Trials by tracker, and the last step of each, of which it is not known that they have arrived."""
         self._shown: dict[tuple[str, str], Shown] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -301,7 +301,8 @@ class Tracking(Callback):
         self._each(self._close)
 
     def _catch_up(self, tracker: Tracker) -> None:
-        due = [job for job in self._done if not tracker.holds(self._show(tracker, job))]
+        newest = self._newest_in_ledger()
+        due = [job for job in self._done if tracker.last(self._show(tracker, job)) != newest[job.config_id]]
         for number, job in enumerate(due, start=1):
             self._end(tracker, job, failed=False)
             if number % AT_ONCE == 0 or number == len(due):
@@ -324,15 +325,15 @@ class Tracking(Callback):
         for step in due:
             if step in known:
                 moment, values = known[step]
-                tracker.report(self._show(tracker, job), step, values, moment)
+                tracker.report(self._show(tracker, job), step, {"gradient_steps": step, **values}, moment)
                 told.add(step)
 
     def _end(self, tracker: Tracker, job: Job, failed: bool) -> None:
         self._report(tracker, job)
         shown = self._show(tracker, job)
         tracker.end(shown, failed)
-        del self._told[tracker.name, job.config_id]
-        self._ended[tracker.name].append(shown)
+        told = self._told.pop((tracker.name, job.config_id))
+        self._ended[tracker.name].append((shown, max(told, default=0)))
 
     def _close(self, tracker: Tracker) -> None:
         for name, config_id in list(self._told):
@@ -342,7 +343,8 @@ class Tracking(Callback):
 
     def _arrived(self, tracker: Tracker) -> None:
         tracker.wait()
-        tracker.mark(self._ended.pop(tracker.name, ()))
+        for shown, step in self._ended.pop(tracker.name, ()):
+            tracker.mark(shown, step)
 
     def _each(self, do: Callable[[Tracker], object]) -> None:
         for tracker in list(self._trackers):
@@ -369,6 +371,16 @@ class Tracking(Callback):
                 experiment_dir_name=job.run,
             )
         return self._shown[key]
+
+    def _newest_in_ledger(self) -> dict[str, int]:
+        """The last step of each trial that was done before, by configuration id."""
+        jobs = {job.config_id: job for job in self._done}
+        newest = dict.fromkeys(jobs, 0)
+        if self._done and ledger_folder(self._done[0]).is_dir():
+            for row in ledger.read(ledger_folder(self._done[0]), None, []).to_pylist():
+                if (job := jobs.get(row["config_id"])) is not None:
+                    newest[job.config_id] = max(newest[job.config_id], step_of(job, row["phase"], row["step"]))
+        return newest
 
     def _in_ledger(self, job: Job) -> dict[int, tuple[float, dict[str, float]]]:
         """The reports that the ledger has of all seeds, by step."""
@@ -404,7 +416,6 @@ def parameters(job: Job) -> dict[str, Any]:
         **config,
         "run": job.run,
         "config_id": job.config_id,
-        "raymix_version": raymix.__version__,
     }
 
 
