@@ -284,6 +284,11 @@ def check(spec: SweepSpec) -> None:
         raise UsageError(f"scheduler takes Halving(first=...), or None, not {spec.scheduler!r}")
     if not isinstance(spec.searcher, Optuna | None):
         raise UsageError(f"searcher takes Optuna(trials=...), or None, not {spec.searcher!r}")
+    if spec.searcher is not None and spec.searcher.cohort is not None and spec.scheduler is None:
+        raise UsageError(
+            "cohort of Optuna says who is compared at Halving's rungs, and there is no Halving: set scheduler, or leave"
+            f" out cohort={spec.searcher.cohort}"
+        )
     if spec.searcher is not None and spec.samples != 1:
         raise UsageError(
             f"Optuna says itself how many trials there are: set its trials, and leave out samples={spec.samples}"

@@ -37,7 +37,7 @@ def main(*specs: SweepSpec, arguments: list[str] | None = None) -> None:
             refuse_beside_resume(
                 options, "dataset", "seeds", "steps", "set", "storage", "smoke", "dry_run", "metric", "held_out", "yes"
             )
-        specs = tuple(adjusted(spec, options) for spec in specs)
+        specs = tuple(adjusted(spec, options) for spec in selected(specs, options))
         if not options.resume:
             check_number(specs, options.yes)
         if options.dry_run:
@@ -82,7 +82,8 @@ def parser(specs: Sequence[SweepSpec], name: str, description: str | None) -> ar
         epilog=f"Hyperparameters of {', '.join(algorithms)} and what they mean: {commands}",
     )
     add = result.add_argument
-    add("--dataset", action="append", metavar="NAME", help=f"data set, may be repeated; here {', '.join(datasets)}")
+    what = "run only the rows on this data set" if has_rows(specs) else "data set"
+    add("--dataset", action="append", metavar="NAME", help=f"{what}, may be repeated; here {', '.join(datasets)}")
     add("--seeds", type=int, metavar="N", help=f"seeds per configuration; here {len(specs[0].seed_list)}")
     add("--steps", type=int, metavar="N", help="gradient steps of the last phase")
     add("--metric", help="return, normalized_score, or a held-out loss such as held_out/action_error")
@@ -134,6 +135,31 @@ def seconds(text: str) -> float:
     if match is None or not float(match[1]):
         raise argparse.ArgumentTypeError(f"takes a time such as 90s, 45m or 8h, not {text!r}")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def has_rows(specs: Sequence[SweepSpec]) -> bool:
+    """Whether specifications are on different data sets, as the rows of a table are, each with settings of its own."""
+    return len({spec.datasets for spec in specs}) > 1
+
+
+def selected(specs: Sequence[SweepSpec], options: argparse.Namespace) -> Sequence[SweepSpec]:
+    """The specifications to run. Where they are rows (`has_rows`), `--dataset` selects among them, as the settings of
+    one data set are not meant for another; elsewhere it replaces (`adjusted`)."""
+    if not options.dataset or not has_rows(specs):
+        return specs
+    here = list(dict.fromkeys(dataset for spec in specs for dataset in spec.datasets))
+    for name in options.dataset:
+        if name not in here:
+            raise UsageError(
+                f"--dataset selects rows of this sweep, each with settings of its own, and none is on {name!r}; there"
+                f" are: {', '.join(here)}"
+            )
+    chosen = []
+    for spec in specs:
+        if datasets := tuple(name for name in spec.datasets if name in options.dataset):
+            chosen.append(spec.replace(datasets=datasets))
+    options.dataset = None
+    return chosen
 
 
 def adjusted(spec: SweepSpec, options: argparse.Namespace) -> SweepSpec:
