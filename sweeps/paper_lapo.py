@@ -4,8 +4,9 @@ The rows of LAPO but for Kitchen, whose observations are not those of D4RL's dat
 3 of AntMaze, 3 of Maze2D and 3 of walker2d-mix (table 2). 3 seeds, evaluated every 5,000 steps on 10 episodes. Beside
 the published numbers: `raymix report RUN --paper lapo`.
 
-Data: D4RL's files, one `raymix data import hopper-medium-v2.hdf5` each; `raymix data list` says how the walker2d-mix
-pools are made. Rows whose data are there are run by `--dataset hopper-medium-v2`, which may be repeated.
+Data: D4RL's files, one `raymix data import hopper-medium-v2.hdf5` each. The walker2d-mix pools are made of data sets of
+one's own named walker2d/forward, walker2d/backward and walker2d/jump, with the rewards of one of the tasks. Rows whose
+data are there are run by `--dataset hopper-medium-v2`, which may be repeated.
 
 Not as in the paper: its scores are means of the last 10 evaluations, these of the last 3. Policies are played in
 Gymnasium's environments of today; its mazes may draw another goal in each episode. The paper does not give the

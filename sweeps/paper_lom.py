@@ -7,7 +7,7 @@ Data: D4RL's files, one `raymix data import hopper-medium-v2.hdf5` each. Rows wh
 `--dataset hopper-medium-v2`, which may be repeated.
 
 Not as in the paper: policies are played in Gymnasium's HalfCheetah-v5, Hopper-v5 and Walker2d-v5, not in the v2 of the
-data. The authors chose the settings of each row by its score; here they are fixed.
+data. The paper's M of each row is the best of several by the score that it reports; here it is fixed.
 """
 
 from raymix import SweepSpec, main

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_a_papers_sweep_has_its_rows_and_its_presets(paper: str) -> None:
         last = trial.config[find(trial.algorithm).phases[-1].steps]
         assert last == (20_000 if "-human-" in trial.dataset else steps) and last % trial.evaluate_every == 0
     for spec in specs:
-        preset = {**find(spec.algorithm).presets[spec.preset or ""], **spec.settings}
+        preset = json.loads(json.dumps({**find(spec.algorithm).presets[spec.preset or ""], **spec.settings}))
         for trial in expand(spec):
             assert {name: trial.config[name] for name in preset} == preset
 
