@@ -652,6 +652,7 @@ def spec_of(**changes: Any) -> SweepSpec:
             ),
             ("1,002 trials of 2 seeds", "more than 1,000", "--yes"),
         ),
+        (lambda: expand(spec_of(searcher=Optuna(cohort=3))), ("there is no Halving", "cohort=3")),
         (lambda: check_number([spec_of(searcher="optuna")], False), ("searcher takes Optuna(trials=...)", "'optuna'")),
         (lambda: check_number([spec_of(search={"beta": {"a": 1}})], False), ("search['beta'] takes", "grid_search")),
         (
