@@ -19,6 +19,7 @@ from raymix.types import UsageError
 # Read by Ray when it is imported or when a process starts; a user's own setting wins.
 _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean to the driver
+    "TUNE_ONLY_STORE_CHECKPOINT_SCORE_ATTRIBUTE": "1",  # else a driver grows with every report
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger holds the results, once
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a process that asks for no GPU must see none

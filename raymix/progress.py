@@ -165,6 +165,17 @@ class Progress(Callback):
                 setattr(line, name, value)
 
 
+class Forgetting(Callback):
+    """Tune callback that drops what Tune keeps of every report of a trial that has ended, about 100 KB each: raymix
+    reads the ledger, and a driver of thousands of trials would grow and write all of it into each snapshot."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        trial.run_metadata.metric_analysis = {}
+        trial.run_metadata.metric_n_steps = {}
+
+    on_trial_error = on_trial_complete
+
+
 def last_error(trial: Any) -> str:
     """What a trial's last error says, without its traceback; from Tune's local file, as the storage may be full."""
     try:

@@ -50,13 +50,19 @@ def load_dataset(name: str, quiet: bool, expected: Mapping[str, str] | None = No
 
 
 def writable_folder(path: str) -> AnyPath:
-    """The folder, made if need be. Raises `UsageError` where nothing can be written."""
+    """The folder, which need not be there yet, and is not made. Raises `UsageError` where nothing can be written."""
     folder = path_of(path).resolve()
+    missing = (
+        [] if isinstance(folder, RemotePath) else [each for each in (folder, *folder.parents) if not each.exists()]
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".raymix-{os.getpid()}"
         probe.write_bytes(b"")
         probe.unlink()
+        for each in missing:
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                each.rmdir()
     except OSError as problem:
         raise UsageError(
             f"cannot write to the storage folder {folder} ({problem.strerror or problem}); choose another with"
@@ -68,6 +74,7 @@ def writable_folder(path: str) -> AnyPath:
 def new_run_folder(root: AnyPath, name: str, plan: dict[str, Any]) -> AnyPath:
     """Make `<root>/<name>-<date>-<hash>` with its `sweep.json`; the hash is that of the plan."""
     digest = hashlib.sha256(repr(plan).encode()).hexdigest()[:6]
+    root.mkdir(parents=True, exist_ok=True)
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{digest}"
     for suffix in ("", *(f"-{number}" for number in range(2, 100))):
         folder = root / (stem + suffix)

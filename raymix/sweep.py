@@ -221,7 +221,7 @@ def _run_trials(
     from raymix.evaluation.pool import RolloutPool
     from raymix.packing.broker import start_broker
     from raymix.packing.sharing import SearchPlaces
-    from raymix.progress import Progress
+    from raymix.progress import Forgetting, Progress
     from raymix.search.scheduler import HalvingScheduler, RankAt, ladders_in
     from raymix.search.searcher import Studies, StudySearcher
     from raymix.trainable import Member
@@ -301,7 +301,7 @@ def _run_trials(
         run_config=tune.RunConfig(
             name=f"attempt-{attempt}",
             **_storage_of(run_dir / "trials"),
-            callbacks=[progress, gauges, tracking],
+            callbacks=[progress, gauges, tracking, Forgetting()],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=3),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=True),

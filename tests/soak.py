@@ -100,7 +100,7 @@ class Soak:
             except psutil.Error:  # it has just ended
                 break
             family |= set(self.driver.family)
-            if segments:
+            if segments and memory:  # none is left of a process that has ended
                 self.samples.append(Sample(seconds, segments, memory, files))
             if due is not None and every is not None and segments and seconds > due:
                 name = self.chance.choice(list(FAULTS))

@@ -28,6 +28,8 @@ from ray.tune.search import Searcher
 from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform, Quantized, Uniform
 from ray.tune.search.variant_generator import generate_variants
 
+from raymix.progress import Forgetting
+
 NAMES = ["plain", "paused", "vain", "stopped", "shaky", "broken"]
 
 
@@ -359,3 +361,15 @@ def test_warnings_of_many_processes_can_be_skipped() -> None:
         for line, lines in ((warning, []), ("out of memory", ["out of memory"])):
             (batch,) = shown.deduplicate({"ip": "", "pid": "raylet", "is_err": True, "lines": [line]})
             assert batch["lines"] == lines
+
+
+def test_what_tune_keeps_of_every_report_can_be_dropped() -> None:
+    """Catches a Tune that keeps it elsewhere, with which the driver of a thousand trials would grow without end."""
+    trial = Trial("anything", stub=True)
+    trial.update_last_result({"evaluation/return": 1.0, "training_iteration": 1})
+    kept = trial.run_metadata
+    assert "evaluation/return" in kept.metric_analysis and "evaluation/return" in kept.metric_n_steps
+    long = len(kept.get_json_state())
+    Forgetting().on_trial_complete(0, [], trial)
+    assert not kept.metric_analysis and not kept.metric_n_steps and len(kept.get_json_state()) < long
+    assert trial.last_result["evaluation/return"] == 1.0

@@ -247,7 +247,7 @@ def new_folder(options: Options, name: str) -> AnyPath:
     if options.resume or options.address:
         raise UsageError(f"{name} takes minutes in this process: run it again, without --resume and --address")
     folder = writable_folder(options.storage) / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
