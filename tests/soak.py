@@ -48,7 +48,7 @@ if __name__ == "__main__":
 """
 REPORTS = 2
 FAULTS = {
-    "a trial": kill("Trainable", "ray::Member"),
+    "a trial": kill("ray::Trial"),
     "a pack": kill("ray::Pack"),
     "the broker": kill("ray::Broker"),
     "what plays policies": kill("ray::RolloutActor"),
