@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from raymix.remote import RemotePath
+from raymix.types import UsageError
 
 AnyPath = Path | RemotePath
 """Where a run's files are."""
@@ -17,14 +18,17 @@ AnyPath = Path | RemotePath
 def path_of(text: str | Path | RemotePath) -> AnyPath:
     """A local path (`~` is the home folder), or a URI such as s3://bucket/runs.
 
-    Raises `UsageError` for a URI of an unknown kind.
+    Raises `UsageError` for a URI of an unknown kind, and for a file of another machine.
     """
     if isinstance(text, RemotePath):
         return text
     if "://" not in str(text):
         return Path(os.path.abspath(os.path.expanduser(text)))
     if str(text).startswith("file://"):
-        return Path(unquote(urlsplit(str(text)).path))
+        parts = urlsplit(str(text), allow_fragments=False)
+        if parts.netloc not in ("", "localhost"):
+            raise UsageError(f"{text} names a file on the machine {parts.netloc}; write file:///{parts.netloc}/...")
+        return Path(os.path.abspath(unquote(parts.path)))
     return RemotePath.of(str(text))
 
 

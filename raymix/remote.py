@@ -8,6 +8,7 @@ import posixpath
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -45,6 +46,8 @@ class RemotePath:
     def of(cls, uri: str) -> RemotePath:
         """Raises `UsageError` for a URI that `pyarrow` cannot open, and for one that holds a secret."""
         parts = urlsplit(uri)
+        if "#" in uri:
+            raise UsageError(f"{uri} holds a #, which would end the path of a URI; choose another name")
         if parts.scheme == "s3" and "@" in parts.netloc:
             raise UsageError(
                 "the storage's URI holds credentials, which would be printed and written down with the run; give them"
@@ -90,7 +93,8 @@ class RemotePath:
         return RemotePath(self.scheme, self.host, posixpath.dirname(self.path), self.query)
 
     def is_relative_to(self, other: RemotePath) -> bool:
-        return self == other or str(self).startswith(str(other / ""))
+        same_store = (self.scheme, self.host, self.query) == (other.scheme, other.host, other.query)
+        return same_store and PurePosixPath(self.path).is_relative_to(other.path)
 
     def resolve(self) -> RemotePath:
         """Itself: there are no links."""

@@ -211,3 +211,18 @@ def test_train_keeps_its_run_on_the_store(capsys: pytest.CaptureFixture[str]) ->
     run = find_run("s3://lab/trained")
     assert {path.name for path in run.iterdir()} >= {"sweep.json", "ledger", "trials", "report"}
     assert len(matching(run, "trials/local/*/checkpoint_*")) == 2
+
+
+def test_a_uri_that_would_mean_another_place_is_refused() -> None:
+    with pytest.raises(UsageError, match="holds a #"):
+        path_of("s3://lab/run#1")
+    with pytest.raises(UsageError, match="file:///tmp/"):
+        path_of("file://tmp/x")
+    assert path_of("file:///tmp/a/../x#1") == path_of("file://localhost/tmp/x#1") == Path("/tmp/x#1")
+
+
+def test_paths_with_options_lie_in_their_folder() -> None:
+    folder = path_of("s3://lab/x?region=eu-west-1")
+    assert (folder / "y").is_relative_to(folder) and (folder / "y").is_relative_to(folder.parent)
+    assert not folder.parent.is_relative_to(folder) and not (folder.parent / "xy").is_relative_to(folder)
+    assert not path_of("s3://lab/x/y").is_relative_to(folder)
