@@ -15,6 +15,7 @@ import raymix
 from raymix import data_command, jobs_command
 from raymix.dash import DEFAULT_PORT
 from raymix.files import write_atomically
+from raymix.remote import StoreError
 from raymix.types import Interrupted, SweepFailed, UsageError
 
 
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UsageError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
+    except StoreError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(1)
     except (Interrupted, SweepFailed, KeyboardInterrupt) as stop:
         print(str(stop) or "Stopped.", file=sys.stderr)
         sys.exit(1)

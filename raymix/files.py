@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -13,6 +14,7 @@ from raymix.types import UsageError
 
 AnyPath = Path | RemotePath
 """Where a run's files are."""
+_ALMOST_A_URI = re.compile(r"(file|s3|gs|gcs|abfss?|hdfs):(?!//)")
 
 
 def path_of(text: str | Path | RemotePath) -> AnyPath:
@@ -22,6 +24,10 @@ def path_of(text: str | Path | RemotePath) -> AnyPath:
     """
     if isinstance(text, RemotePath):
         return text
+    if match := _ALMOST_A_URI.match(str(text)):
+        raise UsageError(
+            f"{text} looks like a URI that lacks a slash; write {match[1]}://... or, for a folder, ./{text}"
+        )
     if "://" not in str(text):
         return Path(os.path.abspath(os.path.expanduser(text)))
     if str(text).startswith("file://"):

@@ -59,17 +59,20 @@ def leased(run_dir: RemotePath) -> Iterator[None]:
     finally:
         over.set()
         renewing.join()
-        holder = _holder(path)
-        if holder is not None and holder["token"] == own["token"]:
-            path.unlink()
+        with contextlib.suppress(OSError):  # what ended the sweep may be that the store is away; a lease ends by itself
+            holder = _holder(path)
+            if holder is not None and holder["token"] == own["token"]:
+                path.unlink()
 
 
 def _holder(path: RemotePath) -> dict[str, Any] | None:
-    """What the lease says; None where there is none."""
+    """What the lease says; None where there is none that can be read."""
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
+        holder = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
         return None
+    names = {*_this_process(), "token", "renewed"}
+    return holder if isinstance(holder, dict) and holder.keys() >= names else None
 
 
 def _this_process() -> dict[str, Any]:

@@ -7,8 +7,9 @@ A ledger is a folder of immutable Parquet segments, on a local disk or on any `p
 A trial has one `LedgerWriter`. A restarted trial writes under the next attempt, so nothing is ever overwritten; where
 two attempts hold the same key, `read` returns the later one. Now and then a writer puts its small segments into one and
 then removes them: opening a file costs more than its few rows do. A row that is in two segments meanwhile, or because
-the writer died in between, is read once. The digest is of the file's bytes, so that damage is
-found wherever it sits (Parquet's own page checksums do not cover page headers and the footer).
+the writer died in between, is read once. (A copy that is made in the midst of that may lack rows: copy it again.) The
+digest is of the file's bytes, so that damage is found wherever it sits (Parquet's own page checksums do not cover page
+headers and the footer).
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ class LedgerWriter:
             whole = pa.concat_tables(self._small.values()).combine_chunks()
             name = self._write(whole, self._sequence - _MERGED)
             for merged in self._small:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):  # all rows are safe, in both or in the new one
                     (self._folder / merged).unlink()
             self._small.clear()
         return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import functools
 import posixpath
@@ -21,6 +22,10 @@ _PUTS_WHOLE = ("s3", "gcs", "abfs")
 """Object stores: what is written appears when its stream is closed, and not in parts."""
 
 
+class StoreError(OSError):
+    """An object store cannot be used now; the message is a sentence."""
+
+
 class Stat(NamedTuple):
     """Size in bytes, and the time of the last change, 0 where the store does not say (folders of object stores)."""
 
@@ -32,7 +37,8 @@ class Stat(NamedTuple):
 class RemotePath:
     """The part of `pathlib.Path` that runs need, such as `RemotePath.of("s3://bucket/runs?region=eu-west-1")`.
 
-    An object store has no folders: one is there as long as something is in it. Errors of the store are `OSError`s.
+    An object store has no folders: one is there as long as something is in it. What fails raises
+    `StoreError`, or what `Path` would raise.
     """
 
     scheme: str
@@ -53,6 +59,8 @@ class RemotePath:
                 "the storage's URI holds credentials, which would be printed and written down with the run; give them"
                 " in the environment instead (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, on every node)"
             )
+        if not parts.netloc:
+            raise UsageError(f"{uri} names no bucket or server; write such as {parts.scheme}://bucket/runs")
         path = cls(parts.scheme, parts.netloc, posixpath.normpath("/" + parts.path).lstrip("/"), parts.query)
         _opened(path.scheme, path.host, path.query)
         return path
@@ -116,17 +124,33 @@ class RemotePath:
         return Stat(info.size or 0, info.mtime_ns or 0)
 
     def _info(self) -> pa.fs.FileInfo:
-        return self.filesystem.get_file_info(self.inside)
+        with self._reached():
+            return self.filesystem.get_file_info(self.inside)
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Says in a sentence that the store cannot be used."""
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError):
+            raise
+        except OSError as problem:
+            raise StoreError(
+                f"{self} cannot be reached ({str(problem).splitlines()[0]}); try again when it can"
+            ) from problem
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """`parents` are always made."""
         if not exist_ok and self.exists():
             raise FileExistsError(f"{self} is there already")
-        self.filesystem.create_dir(self.inside, recursive=True)
+        with self._reached():
+            self.filesystem.create_dir(self.inside, recursive=True)
 
     def iterdir(self) -> Iterator[RemotePath]:
         """Nothing where there is no such folder."""
-        for info in self.filesystem.get_file_info(pa.fs.FileSelector(self.inside, allow_not_found=True)):
+        with self._reached():
+            found = self.filesystem.get_file_info(pa.fs.FileSelector(self.inside, allow_not_found=True))
+        for info in found:
             yield self / info.base_name
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
@@ -137,7 +161,7 @@ class RemotePath:
                 yield from path.glob(rest) if rest else [path]
 
     def read_bytes(self) -> bytes:
-        with self.filesystem.open_input_stream(self.inside) as stream:
+        with self._reached(), self.filesystem.open_input_stream(self.inside) as stream:
             return stream.read()
 
     def read_text(self) -> str:
@@ -147,17 +171,20 @@ class RemotePath:
         """Write a file, whole or not at all, replacing any of that name."""
         whole = self.filesystem.type_name in _PUTS_WHOLE
         target = self if whole else self.parent / f".{uuid.uuid4().hex}.tmp"
-        with self.filesystem.open_output_stream(target.inside) as stream:
-            stream.write(data)
-        if not whole:
-            self.filesystem.move(target.inside, self.inside)
+        with self._reached():
+            with self.filesystem.open_output_stream(target.inside) as stream:
+                stream.write(data)
+            if not whole:
+                self.filesystem.move(target.inside, self.inside)
 
     def unlink(self) -> None:
-        self.filesystem.delete_file(self.inside)
+        with self._reached():
+            self.filesystem.delete_file(self.inside)
 
     def remove_tree(self) -> None:
         """Delete a folder with all that is in it."""
-        self.filesystem.delete_dir(self.inside)
+        with self._reached():
+            self.filesystem.delete_dir(self.inside)
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from raymix import ledger
 from raymix.cli import DEFAULT_STORAGE, refuse_beside_resume, show
 from raymix.files import AnyPath, matching, path_of
 from raymix.plan import SweepSpec, Trial, check, expand, setting, studies, trial_of
+from raymix.remote import StoreError
 from raymix.report import find_run
 from raymix.sweep import Options, resume, run
 from raymix.types import Interrupted, SweepFailed, UsageError
@@ -60,6 +61,9 @@ def main(*specs: SweepSpec, arguments: list[str] | None = None) -> None:
     except UsageError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
+    except StoreError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(1)
     except (SweepFailed, Interrupted) as problem:
         print(problem, file=sys.stderr)
         sys.exit(1)

@@ -119,6 +119,8 @@ def test_checkpoints_and_snapshots_are_the_same_there(folder: Path) -> None:
     ("uri", "told"),
     [
         ("s3://key:secret@lab/runs", "AWS_SECRET_ACCESS_KEY"),
+        ("s3:///runs", "names no bucket"),
+        ("s3:/lab/runs", "write s3://..."),
         ("ftp://host/runs", "give a local path or a URI such as s3://bucket/runs"),
         ("s3://no-such-bucket/runs", "cannot write to the storage folder s3://no-such-bucket/runs"),
     ],
@@ -128,6 +130,23 @@ def test_a_storage_that_cannot_be_is_a_sentence(uri: str, told: str) -> None:
         writable_folder(uri)
     assert told in str(refused.value) and "\n" not in str(refused.value)
     assert "key:secret" not in str(refused.value)
+
+
+def test_a_store_that_is_away_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    away = "s3://lab/runs?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:9"
+    for command in (["report", away], ["dash", away]):
+        with pytest.raises(SystemExit, match="1"):
+            raymix_command(command)
+        told = capsys.readouterr().err
+        assert told.startswith("error: s3://lab/runs") and "cannot be reached" in told and told.count("\n") == 1
+
+
+def test_a_lease_that_cannot_be_read_is_none() -> None:
+    run = new_run_folder(writable_folder("s3://lab/unreadable"), "sweep", {"trials": []})
+    for content in (b"", b"[]", b"{}", b"\xff"):
+        (run / ".lock").write_bytes(content)
+        with locked(run):
+            pass
 
 
 def test_one_process_runs_a_sweep() -> None:
