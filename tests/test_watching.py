@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import ray
 from prometheus_client.parser import text_string_to_metric_families
-from ray.util.state import list_actors
 from test_packed_sweep import PACKED
 
 from raymix import ledger
@@ -24,6 +25,14 @@ from raymix.sweep import Options, run
 from raymix.watching.gauges import GAUGES, Pace, best_before, better
 
 STEPS = 900
+# In a process of its own: what asks Ray for its actors keeps a connection, and Ray ends a process that has one to a Ray
+# that is gone.
+ACTORS = """
+import json, sys
+from ray.util.state import list_actors
+found = list_actors(address=sys.argv[1], detail=True)
+print(json.dumps([[one.actor_id, one.class_name, one.repr_name or one.name] for one in found]))
+"""
 
 
 def specification(folder: Path) -> SweepSpec:
@@ -41,7 +50,8 @@ class Looks:
     def __init__(self) -> None:
         self.scrapes: list[tuple[float, dict[str, tuple[dict[str, str], float]]]] = []
         """Unix seconds; labels and value by name."""
-        self.actors: dict[str, Any] = {}
+        self.actors: dict[str, tuple[str, str]] = {}
+        """Class and name."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look)
 
@@ -59,10 +69,11 @@ class Looks:
                 (node,) = ray.nodes()
                 url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
                 text = urllib.request.urlopen(url, timeout=5).read().decode()
-                found = list_actors(address=ray.get_runtime_context().gcs_address, detail=True)
+                asked = [sys.executable, "-c", ACTORS, ray.get_runtime_context().gcs_address]
+                found = json.loads(subprocess.run(asked, check=True, capture_output=True, timeout=30).stdout)
             except Exception:  # before Ray has started, and when it ends
                 continue
-            self.actors.update((actor.actor_id, actor) for actor in found)
+            self.actors.update((actor_id, (kind, name)) for actor_id, kind, name in found)
             families = [family for family in text_string_to_metric_families(text) if "raymix" in family.name]
             samples = [sample for family in families for sample in family.samples]
             assert len({sample.name for sample in samples}) == len(samples), "one series per gauge"
@@ -123,8 +134,8 @@ def test_actors_say_what_they_do(watched: tuple[Path, Looks]) -> None:
     trials = read_description(run_dir)["trials"]
     what = f"{trials[0]['algorithm']} on {trials[0]['dataset']}"
     named = defaultdict(set)
-    for actor in looks.actors.values():
-        named[actor.class_name].add(actor.repr_name or actor.name)
+    for kind, name in looks.actors.values():
+        named[kind].add(name)
     assert named["Pack"] - {""} == {f"{run_dir.name}: pack of 4 seats, {what}"}
     labels = {f"{run_dir.name}: began with {what}, {trial['label']}" for trial in trials}
     assert named["Trial"] - {""} <= labels and len(named["Trial"] - {""}) > 1
