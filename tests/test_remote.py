@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -178,11 +179,14 @@ def test_one_process_runs_a_sweep() -> None:
 
 def test_who_lost_the_lease_stops(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(lease, "LEASE_S", 0.2)
+    # A shell starts what it puts in the background with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     run = new_run_folder(writable_folder("s3://lab/lost"), "sweep", {"trials": []})
     with pytest.raises(KeyboardInterrupt), locked(run):
         taken = {**json.loads((run / ".lock").read_text()), "host": "elsewhere", "process": 7, "token": "theirs"}
         (run / ".lock").write_bytes(json.dumps(taken).encode())
         threading.Event().wait(30)
+    signal.signal(signal.SIGINT, before)
     assert "Process 7 on elsewhere took over" in capsys.readouterr().err
     assert json.loads((run / ".lock").read_text())["token"] == "theirs"
 
