@@ -128,7 +128,8 @@ class Soak:
             part = [one for one in self.samples if total * share / 4 <= one.segments <= total * (share + 1) / 4]
             gained = (part[-1].segments - part[0].segments) / REPORTS if len(part) > 1 else 0
             quarters.append(gained / (part[-1].seconds - part[0].seconds) if gained else float("nan"))
-        later = [one for one in self.samples if one.segments >= total / 5]
+        # Not what making the report takes after the last trial.
+        later = [one for one in self.samples if total / 5 <= one.segments < total]
         memory = np.array([one.memory for one in later]) / 2**20
         return [
             f"  {self.samples[-1].seconds:.0f} s; trials per second by quarters: "
