@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from raymix.files import AnyPath, path_of, write_atomically
+from raymix.remote import StoreError
 
 MANIFEST = "manifest.json"
 
@@ -55,16 +56,18 @@ def _files_of(content: Checkpoint) -> Iterator[tuple[str, bytes]]:
 
 
 def read(folder: str | AnyPath) -> Checkpoint:
-    """Read a checkpoint after verifying every byte of it; raises `DamagedCheckpoint`."""
+    """Read a checkpoint after verifying every byte of it; raises `DamagedCheckpoint`, or `StoreError`."""
     folder = path_of(folder)
     files = {}
     for name, expected in _manifest(folder)["files"].items():
         try:
             files[name] = (folder / name).read_bytes()
-        except OSError:
-            files[name] = b""
+        except StoreError:  # whatever it holds may be whole
+            raise
+        except OSError as problem:
+            raise DamagedCheckpoint(f"{folder / name} cannot be read ({type(problem).__name__})") from problem
         if _fingerprint(files[name]) != expected:
-            raise DamagedCheckpoint(f"{folder / name} is missing or differs from the manifest")
+            raise DamagedCheckpoint(f"{folder / name} differs from the manifest")
     state = json.loads(files["state.json"])
     members = []
     for index in range(len(state["seeds"])):
@@ -109,6 +112,8 @@ def _manifest(folder: AnyPath) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         return {"files": dict(manifest["files"]), "order": list(manifest["order"])}
+    except StoreError:  # whatever it holds may be whole
+        raise
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise DamagedCheckpoint(f"{folder} has no readable {MANIFEST} ({type(problem).__name__})") from problem
 

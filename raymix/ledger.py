@@ -251,9 +251,11 @@ def read(
                 small.clear()
         known |= now
     whole = pa.concat_tables([*found, *small])
-    ranks = {segment: rank for rank, segment in enumerate(sorted(lengths))}
-    rank = np.repeat([ranks[segment] for segment in lengths], list(lengths.values()))
-    return _newest(whole.take(pa.array(np.argsort(rank, kind="stable"))))
+    if list(lengths) != (order := sorted(lengths)):  # of several looks; else a copy for nothing
+        ranks = {segment: rank for rank, segment in enumerate(order)}
+        rank = np.repeat([ranks[segment] for segment in lengths], list(lengths.values()))
+        whole = whole.take(pa.array(np.argsort(rank, kind="stable")))
+    return _newest(whole)
 
 
 class Follower:

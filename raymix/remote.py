@@ -135,8 +135,9 @@ class RemotePath:
         except (FileNotFoundError, FileExistsError):
             raise
         except OSError as problem:
+            reason = str(problem).splitlines()[0]
             raise StoreError(
-                f"{self} cannot be reached ({str(problem).splitlines()[0]}); try again when it can"
+                f"{self} cannot be used ({reason}); look at its name, your rights and the network, and try again"
             ) from problem
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:

@@ -8,7 +8,6 @@ own; a sweep runs on both; `ray down` ends them.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,16 +17,11 @@ from pathlib import Path
 import pytest
 import yaml
 from local_nodes import end, processes
+from test_connection import free_port
 from test_packed_sweep import title
 from test_sweep import ROWS, Driver, results
 
 ROOT = Path(__file__).parents[1]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def on_this_machine(folder: Path, port: int) -> dict:

@@ -20,7 +20,7 @@ from raymix import checkpoint, export, lease, snapshots
 from raymix.cli import main as raymix_command
 from raymix.dash.watch import Storage
 from raymix.files import append_durably, matching, path_of, remove_tree, write_atomically
-from raymix.remote import RemotePath
+from raymix.remote import RemotePath, StoreError
 from raymix.report import find_run
 from raymix.run_folder import locked, new_run_folder, writable_folder
 from raymix.types import UsageError
@@ -139,7 +139,26 @@ def test_a_store_that_is_away_is_a_sentence(capsys: pytest.CaptureFixture[str]) 
         with pytest.raises(SystemExit, match="1"):
             raymix_command(command)
         told = capsys.readouterr().err
-        assert told.startswith("error: s3://lab/runs") and "cannot be reached" in told and told.count("\n") == 1
+        assert told.startswith("error: s3://lab/runs") and "cannot be used" in told and told.count("\n") == 1
+
+
+def test_a_store_that_is_away_damages_no_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a trial that starts from its beginning because the store did not answer for a moment."""
+    folder = path_of("s3://lab/away/checkpoint_000000")
+    state = {"config_id": "0" * 12, "phase_index": 0, "step": 3, "seeds": [0], "diverged": [False]}
+    checkpoint.write(folder, checkpoint.Checkpoint(state, [{"w": np.arange(3.0)}]))
+    read_bytes = RemotePath.read_bytes
+    for name in ("manifest.json", "member-0.npz"):
+
+        def read(path: RemotePath, name: str = name) -> bytes:
+            if path.name == name:
+                raise StoreError(f"{path} cannot be used")
+            return read_bytes(path)
+
+        with monkeypatch.context() as patch, pytest.raises(StoreError, match=name):
+            patch.setattr(RemotePath, "read_bytes", read)
+            checkpoint.newest([folder], limit=[0, 3])
+    assert checkpoint.newest([folder], limit=[0, 3])[0] is not None
 
 
 def test_a_lease_that_cannot_be_read_is_none() -> None:

@@ -321,6 +321,8 @@ class Tracking(Callback):
         told = self._begin(tracker, job)
         steps = [step_of(job, *point) for point in report_points(job)]
         due = [step for step in steps if step not in told and (newest is None or step <= max(newest))]
+        if not due:
+            return
         known = newest if newest is not None and newest.keys() >= set(due) else self._in_ledger(job)
         for step in due:
             if step in known:
