@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from raymix.files import write_atomically
-from raymix.types import UsageError
+from raymix.types import Dataset, UsageError
+from raymix.waiting import shown
 
 
 def add_to(commands: Any) -> None:
@@ -30,7 +28,8 @@ def add_to(commands: Any) -> None:
         help="make a data set of raymix's own, once, or keep a mixture as a data set",
         description="Make a data set of raymix's own and keep it as a Minari data set, as its first use would. With"
         " --keep, build any data set, such as a mixture, and keep its rows in raymix's library: from then on they are"
-        " read from their file, which nothing copies, also where they are too many for Ray's object store.",
+        " read from their file, which nothing copies, also where they are too many for Ray's object store. They may be"
+        " more than fit into memory; while they are made, the disk needs room for them twice.",
     )
     command.add_argument("name", help="such as fetchreach-multigoal, or a mixture such as 'a + b'")
     command.add_argument("--keep", metavar="NAME", help="keep it in the library under this name, such as hopper/mixed")
@@ -194,13 +193,19 @@ def make(options: argparse.Namespace) -> None:
     from raymix.data import library
     from raymix.run_folder import load_dataset
 
-    if options.keep is not None:
-        _require_free(options.keep, options.overwrite, "--keep")
-        dataset = load_dataset(options.name, quiet=options.json)
-        spec = dataclasses.replace(dataset.spec, name=options.keep)
-        library.save(dataclasses.replace(dataset, spec=spec), {"recipe": dataset.spec.name})
-        options.name = options.keep
-    info(options)
+    if options.keep is None:
+        info(options)
+        return
+    path = _require_free(options.keep, options.overwrite, "--keep")
+    # On the disk it is in the file that it is made in and in the one that it is kept in.
+    made = load_dataset(options.name, quiet=options.json, copies=2)
+    dataset = dataclasses.replace(made, spec=dataclasses.replace(made.spec, name=options.keep))
+    origin = {"recipe": made.spec.name}
+    library.save(dataset, origin)
+    if options.json:
+        print(json.dumps({**dataset.spec.to_dict(), "path": str(path), "origin": origin}))
+        return
+    print(f"{_kept(dataset, path)}\nMade of {origin['recipe']}.")
 
 
 def info(options: argparse.Namespace) -> None:
@@ -230,23 +235,16 @@ def info(options: argparse.Namespace) -> None:
 
 def modes(options: argparse.Namespace) -> None:
     """`raymix data modes NAME`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from raymix import modes
     from raymix.run_folder import load_dataset
 
     if options.html:
         check_page(options.html)
     dataset = load_dataset(options.name, quiet=options.json)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True))
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=options.json) as bar:
-        task = bar.add_task("fitting mixtures", total=1.0)
+    with shown("fitting mixtures", options.json) as tell:
+        from raymix import modes  # loads torch, which may take seconds
+
         result = modes.find_modes(
-            dataset,
-            seeds=options.seeds,
-            steps=options.steps,
-            progress=lambda share: bar.update(task, completed=share),
+            dataset, seeds=options.seeds, steps=options.steps, progress=lambda share: tell(share, 1.0)
         )
     if options.html:
         from raymix.report import dataset_page
@@ -264,6 +262,11 @@ def _require_free(name: str, overwrite: bool, option: str = "--name") -> Path:
         raise UsageError(f"there is a data set {name!r} already, {path}; give another {option}, or --overwrite it")
     library.require_writable(name)
     return path
+
+
+def _kept(dataset: Dataset, path: Path) -> str:
+    spec = dataset.spec
+    return f"{spec.name}: {spec.num_transitions:,} transitions in {spec.num_episodes:,} episodes, in {path}"
 
 
 def check_page(path: str) -> None:
@@ -391,32 +394,18 @@ def _reading_options(options: argparse.Namespace) -> Any:
 
 def import_files(options: argparse.Namespace) -> None:
     """`raymix data import FILE...`."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from raymix.data import files, library
 
     reading = _reading_options(options)
     name = options.name or files.default_name(options.file[0])
     path = _require_free(name, options.overwrite)
-    console = Console(stderr=True)
-    with (
-        Progress(console=console, transient=True, disable=options.json or not console.is_terminal) as bar,
-        warnings.catch_warnings(record=True) as notes,
-    ):
+    with shown(f"reading {name}", options.json, at_once=False) as tell, warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
-        task = bar.add_task(f"reading {name}", total=None)
-        dataset = files.read(
-            options.file, name, reading, lambda done, total: bar.update(task, completed=done, total=total)
-        )
+        dataset = files.read(options.file, name, reading, tell)
         library.save(dataset)
     for note in notes:
         print(f"note: {note.message}", file=sys.stderr)
-    spec = dataset.spec
-    if options.json:
-        print(json.dumps({**spec.to_dict(), "path": str(path)}))
-        return
-    print(f"{spec.name}: {spec.num_transitions:,} transitions in {spec.num_episodes:,} episodes, in {path}")
+    print(json.dumps({**dataset.spec.to_dict(), "path": str(path)}) if options.json else _kept(dataset, path))
 
 
 def export(options: argparse.Namespace) -> None:
@@ -434,7 +423,7 @@ def check(options: argparse.Namespace) -> None:
     import dataclasses
 
     from raymix.data import files, library
-    from raymix.data.check import find_in_dataset
+    from raymix.data.check import Findings, Problem, find_in_dataset
     from raymix.run_folder import load_dataset
 
     reading = _reading_options(options)
@@ -445,7 +434,10 @@ def check(options: argparse.Namespace) -> None:
         elif files.is_file(name):
             found = files.check_file(name, reading)
         else:
-            found = find_in_dataset(load_dataset(name, quiet=options.json))
+            try:
+                found = find_in_dataset(load_dataset(name, quiet=options.json))
+            except UsageError as refusal:  # the others are looked at all the same
+                found = Findings([Problem(name, str(refusal))])
         rows["problems"] += [dataclasses.asdict(each) for each in found.problems]
         rows["notes"] += [dataclasses.asdict(each) for each in found.notes]
         if options.json:
@@ -472,7 +464,7 @@ def collect(options: argparse.Namespace) -> None:
     check_request(sources, options.transitions, options.seed, options.workers)
     name = options.name or default_name(options.environment, sources)
     path = _require_free(name, options.overwrite)
-    with _bar(options.json) as progress:
+    with shown(f"collecting {name}", options.json) as tell:
         dataset, origin = play(
             options.environment,
             sources,
@@ -483,7 +475,7 @@ def collect(options: argparse.Namespace) -> None:
             address=options.address,
             observations=options.observations,
             reference=options.reference_scores,
-            progress=functools.partial(progress, f"collecting {name}"),
+            progress=tell,
         )
     library.save(dataset, origin)
     if options.json:
@@ -498,7 +490,7 @@ def train_sources(options: argparse.Namespace) -> None:
     """`raymix data train-sources ENV`."""
     from raymix.data import train_sources as sources
 
-    with _bar(options.json) as progress:
+    with shown("training sources", options.json) as tell:
         made = sources.train_sources(
             options.environment,
             options.k,
@@ -507,7 +499,7 @@ def train_sources(options: argparse.Namespace) -> None:
             overwrite=options.overwrite,
             address=options.address,
             reference=options.reference_scores,
-            progress=progress,
+            progress=lambda label, done, total: tell(done, total, label),
         )
     if options.json:
         print(json.dumps(made))
@@ -524,14 +516,3 @@ def earned(source: dict[str, Any]) -> str:
         f"{source['transitions']:,} transitions, {source['episodes']:,} whole episodes with return"
         f" {source['return_mean']:.1f} ± {source['return_std']:.1f}"
     )
-
-
-@contextlib.contextmanager
-def _bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on stderr, gone when done; yields what moves it, called with (what is made, done, in all)."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda label, done, total: bar.update(task, description=label, completed=done, total=total)

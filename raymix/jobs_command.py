@@ -136,7 +136,7 @@ def _follow(jobs: Jobs, job_id: str) -> None:
 
 def _line(job: Job) -> str:
     """A job for people."""
-    from raymix.progress import duration
+    from raymix.waiting import duration
 
     if job.started is None:
         return f"{job.id}  {job.status}"

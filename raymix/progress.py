@@ -16,6 +16,7 @@ from rich.table import Table
 
 from raymix.job import in_words
 from raymix.report import ACTION_ERROR
+from raymix.waiting import duration
 
 
 @dataclass
@@ -182,13 +183,3 @@ def last_error(trial: Any) -> str:
         return Path(trial.error_file).read_text().strip().splitlines()[-1]
     except (OSError, TypeError, IndexError):
         return "its process ended"
-
-
-def duration(seconds: float) -> str:
-    """Such as 45 s, 3 min 20 s, or 2 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -25,22 +25,19 @@ from raymix.lease import leased
 from raymix.plan import write_description
 from raymix.remote import RemotePath
 from raymix.types import Dataset, UsageError
+from raymix.waiting import shown
 
 
-def load_dataset(name: str, quiet: bool, expected: Mapping[str, str] | None = None) -> Dataset:
-    """Load a data set, with a bar on the screen while one is made.
+def load_dataset(name: str, quiet: bool, expected: Mapping[str, str] | None = None, copies: int = 1) -> Dataset:
+    """Load a data set, and show how far it is while one is made.
 
-    `expected` holds the hashes that a run was started with; other contents raise `UsageError`.
+    `expected` holds the hashes that a run was started with; other contents raise `UsageError`. `copies` is how many
+    times a mixture must fit on the disk (`raymix.data.catalog.load`).
     """
-    from rich.console import Console
-    from rich.progress import Progress as Bar
+    with shown(f"making {name}", quiet, at_once=False) as tell:
+        from raymix.data import catalog
 
-    from raymix.data import catalog
-
-    console = Console(stderr=True)
-    with Bar(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(f"making {name}", total=None, visible=False)
-        dataset = catalog.load(name, lambda done, total: bar.update(task, completed=done, total=total, visible=True))
+        dataset = catalog.load(name, tell, copies)
     if expected is not None and dataset.spec.hash != expected[name]:
         raise UsageError(
             f"data set {name} is not the one that the run was started with ({expected[name][:12]}); restore it, or"

@@ -124,6 +124,7 @@ def _ready(plan: dict[str, Any], datasets: dict[str, Dataset], options: Options,
         if loaded.spec.environment is not None:
             check_environment(loaded.spec)
         held_out_episodes(loaded.columns, loaded.spec, plan.get("held_out", 0.0))  # raises where there are too few
+    del loaded  # else this waits with it until the sweep is over
     with connected(options.address, dashboard=options.dashboard) as cluster:
         cpus, gpus = resources_per_pack(plan, cluster)
         if cpus > cluster.cpus or gpus > cluster.gpus:
@@ -233,6 +234,8 @@ def _run_trials(
     unique = f"{run_dir.name}, attempt {attempt}"
     needed = dict.fromkeys(trial["dataset"] for trial in [*missing, *plan.get("studies", ())])
     store = ReplayStore.create(datasets[name] for name in needed)
+    # In place: whoever called holds this dictionary too, and nobody the columns of its own that the store has by now.
+    datasets.update({name: store.get(name) for name in needed})
     pool = RolloutPool.create(f"{unique}: policies are played", size=max(1, cluster.cpus // 4))
     broker_name = f"{unique}: broker of seats"
     broker = start_broker(broker_name, run_dir.name)  # lives for as long as it is held here

@@ -8,12 +8,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 Metrics = dict[str, float]
+
+BLOCK_ROWS = 1 << 16
+"""Rows that are read or worked on at a time where a whole column would take too much memory."""
 
 
 class UsageError(ValueError):
@@ -117,7 +121,11 @@ class Columns:
     @property
     def last_rows(self) -> np.ndarray:
         """(E,) int64: the row of each episode's last observation, which starts no transition."""
-        return np.append(np.flatnonzero(np.diff(self.episode)), len(self.episode) - 1).astype(np.int64)
+        found = []
+        for start in range(0, len(self.episode) - 1, BLOCK_ROWS):
+            after = self.episode[start + 1 : start + 1 + BLOCK_ROWS]
+            found.append(start + np.flatnonzero(self.episode[start : start + len(after)] != after))
+        return np.concatenate([*found, [len(self.episode) - 1]]).astype(np.int64)
 
     def transition_rows(self, with_next_action: bool = False) -> np.ndarray:
         """(N,) int64: rows that start a transition.
@@ -132,9 +140,26 @@ class Columns:
             starts[last - 1] = self.terminals[last - 1]
         return np.flatnonzero(starts)
 
+    def transition_blocks(self) -> Iterator[np.ndarray]:
+        """`transition_rows`, `BLOCK_ROWS` at a time."""
+        transitions = np.cumsum(np.diff(self.last_rows, prepend=-1) - 1)
+        for start in range(0, int(transitions[-1]), BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, int(transitions[-1]))
+            # Each episode before has one more row than it has transitions.
+            yield np.arange(start, stop) + groups_of(transitions, start, stop)
+
     def episode_returns(self) -> np.ndarray:
         """(E,) float64: undiscounted return of each episode."""
-        return np.bincount(self.episode, weights=self.rewards.astype(np.float64))
+        returns = np.zeros(int(self.episode[-1]) + 1)
+        for start in range(0, len(self.episode), BLOCK_ROWS):
+            block = slice(start, start + BLOCK_ROWS)
+            np.add.at(returns, self.episode[block], self.rewards[block].astype(np.float64))
+        return returns
+
+    def reward_range(self) -> tuple[float, float]:
+        """The least and the largest reward of a transition."""
+        ranges = [(part.min(), part.max()) for rows in self.transition_blocks() for part in (self.rewards[rows],)]
+        return float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
 
     def digest(self) -> str:
         """SHA-256 over all columns, as hex."""
@@ -153,7 +178,14 @@ class Dataset:
     spec: Spec
     columns: Columns
     file: str | None = None
-    """The Arrow file that the columns are mapped from, where they are: another process can map it too."""
+    """The file that the columns are mapped from, where they are (one of the library's, or of `raymix.data.scratch`):
+    another process can map it too."""
+
+
+def groups_of(ends: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """(stop - start,): in which of the groups that end before `ends` (E,) each number from `start` to `stop` lies."""
+    first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+    return np.repeat(np.arange(first, last + 1), np.diff(np.minimum(ends[first : last + 1], stop), prepend=start))
 
 
 def return_percentiles(returns: np.ndarray) -> np.ndarray:

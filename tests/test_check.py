@@ -177,6 +177,31 @@ def test_every_problem_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert library.names() == []
 
 
+def test_one_bad_file_among_good_ones_is_named_and_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Catches an exit code that is the last file's, or that of most."""
+    paths = [write(tmp_path / f"log-{number}.npz", good()) for number in range(4)]
+    bad = good()
+    bad["rewards"][5] = np.nan
+    write(paths[1], bad)
+    library.save(files.read([paths[0]], "own/some", BOX))
+    names = [*map(str, paths), "own/some"]
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["data", "check", *names])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "not finite" in line] == [line for line in lines if line.startswith(names[1])]
+    assert [f"{name}: no problems" in lines for name in names] == [True, False, True, True, True]
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["data", "check", "--json", *names])
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert (problem["where"], problem["column"], problem["row"]) == (names[1], "rewards", 5)
+    main(["data", "check", *names[:1], *names[2:]])  # exits with 0
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["data", "check", "own/none", *names[:1]])
+    missing, clean = capsys.readouterr().out.splitlines()
+    assert missing.startswith("own/none: The data set 'own/none' is not in the library") and "no problems" in clean
+
+
 def test_terminals_at_the_time_limit(tmp_path: Path):
     """Catches a time limit that is learnt as an end, and ends at other times that are taken for one."""
     table = good() | {"terminals": np.isin(np.arange(12), (3, 7, 11)), "timeouts": np.zeros(12)}

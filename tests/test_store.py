@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 from pathlib import Path
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Loopback only; Ray reads it when imported.
@@ -14,7 +15,7 @@ import ray
 from helpers import small_config, tiny_dataset
 
 from raymix.algorithms.base import find
-from raymix.data import library, toy
+from raymix.data import catalog, library, toy
 from raymix.data.columns import make_dataset
 from raymix.data.guard import guard
 from raymix.data.store import ReplayStore
@@ -143,6 +144,29 @@ def test_what_does_not_fit_is_read_from_its_file(
     library.save(big("own/too-big", 1))
     with pytest.raises(UsageError, match=f"was replaced while it is in use; put back .* {mapped.spec.hash[:12]}"):
         store.get("own/other-name")
+
+
+def test_a_mixture_that_does_not_fit_is_read_from_the_file_it_was_made_in(
+    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMIX_DATASETS_PATH", str(tmp_path))
+    library.save(big("own/half", 85))
+    mixture = catalog.load("own/half + own/half")
+    spec, file = mixture.spec, Path(mixture.file or "")
+    store = ReplayStore.create([mixture])
+    del mixture
+
+    @ray.remote(num_cpus=0)
+    def read(store: ReplayStore) -> tuple[bool, str]:
+        columns = store.get("own/half + own/half").columns
+        return columns.observations.flags.writeable, columns.digest()
+
+    assert ray.get(read.remote(store)) == (False, spec.hash) and file.exists()
+    copied = pickle.loads(pickle.dumps(store))
+    del store
+    assert not file.exists()  # it was there for as long as the store of the process that made it
+    with pytest.raises(UsageError, match=r"are not in .* any more"):
+        copied.get("own/half + own/half")
 
 
 def test_a_write_to_shared_columns_is_found_and_named(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:

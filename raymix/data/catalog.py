@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raymix.data import d4rl_names, fetch, files, library, minari, mixture, toy
+from raymix.data.mixture import Episodes
 from raymix.data.recipe import Options, Recipe, Term, parse
 from raymix.types import Dataset, Spec, UsageError
 
@@ -89,25 +90,30 @@ def _canonical(name: str) -> str:
     )
 
 
-def load(name: str | Mapping[str, Any], progress: fetch.Progress | None = None) -> Dataset:
+def load(name: str | Mapping[str, Any], progress: fetch.Progress | None = None, copies: int = 1) -> Dataset:
     """The data set of that name; raymix's own (the Fetch tasks in all sizes) are made on first use.
+
+    A mixture of more than 64 MiB is written to a file that is there for as long as its columns are, and mapped from it:
+    see `raymix.data.scratch`.
 
     Args:
         name: short name, name in the library, Minari id, file, or a mixture of such (`raymix.data.recipe`).
-        progress: called with (episodes done, episodes in all) while a data set is made.
+        progress: called with (done, in all) while a data set is made.
+        copies: how many times a mixture must fit on the disk; 2 for one that is kept in the library then.
 
     Raises:
-        UsageError: unknown name (near ones and the download command are shown), damaged or unusable data, or parts
-            of a mixture that differ in shapes, action bounds or environment.
+        UsageError: unknown name (near ones and the download command are shown), damaged or unusable data, parts of a
+            mixture that differ in shapes, action bounds or environment, or a disk without room for it.
     """
     recipe = _recipe(name).named(_canonical)
-    return _build(recipe, str(recipe), 0, progress)
+    made = _build(recipe, str(recipe), 0, progress)
+    return made if isinstance(made, Dataset) else made.gather(progress, copies)
 
 
-def _build(recipe: Recipe, name: str, seed: int, progress: fetch.Progress | None) -> Dataset:
-    """The data set of a recipe of canonical names; `seed` draws what weights leave out."""
+def _build(recipe: Recipe, name: str, seed: int, progress: fetch.Progress | None) -> Dataset | Episodes:
+    """The data set of a recipe of canonical names, or what its rows are; `seed` draws what weights leave out."""
     alone = len(recipe.terms) == 1
-    parts = []
+    parts: list[Dataset | Episodes] = []
     for term in recipe.terms:
         own_name = name if alone else str(replace(term, weight=None))
         options = replace(term.options, observations=None, seed=None)
@@ -117,17 +123,17 @@ def _build(recipe: Recipe, name: str, seed: int, progress: fetch.Progress | None
             part = _build(term.data, str(term.data), term.options.seed or 0, progress)
         else:
             part = _load_one(term.data, term.options.observations, progress)
-        if options != Options():
-            part = mixture.take(part, term.options, own_name)
-        parts.append(part)
-    if not alone and recipe.terms[0].weight is not None:
-        parts = mixture.weighed(parts, [term.weight or 0.0 for term in recipe.terms], seed)
-    return _renamed(parts[0], name) if alone else mixture.mix(parts, name)
+        parts.append(part if options == Options() else mixture.take(_episodes(part), term.options, own_name))
+    if alone:
+        return replace(parts[0], spec=replace(parts[0].spec, name=name))
+    episodes = [_episodes(part) for part in parts]
+    if recipe.terms[0].weight is not None:
+        episodes = mixture.weighed(episodes, [term.weight or 0.0 for term in recipe.terms], seed)
+    return mixture.mix(episodes, name)
 
 
-def _renamed(dataset: Dataset, name: str) -> Dataset:
-    spec = dataset.spec
-    return dataset if spec.name == name else replace(dataset, spec=replace(spec, name=name))
+def _episodes(part: Dataset | Episodes) -> Episodes:
+    return Episodes.of(part) if isinstance(part, Dataset) else part
 
 
 def known() -> list[dict[str, Any]]:
@@ -192,7 +198,7 @@ def _short_name(name: str) -> str:
     return name.rsplit("/", 1)[-1].removesuffix("-v0")
 
 
-def _load_one(name: str, observations: str | None, progress: fetch.Progress | None) -> Dataset:
+def _load_one(name: str, observations: str | None, progress: fetch.Progress | None) -> Dataset | Episodes:
     """A data set by its canonical name. Observations that are dictionaries become vectors by the rule."""
     made_here = fetch.parse(name)
     if made_here is not None:
@@ -216,7 +222,7 @@ def _load_one(name: str, observations: str | None, progress: fetch.Progress | No
     return minari.load(name, observations)
 
 
-def _without_rule(dataset: Dataset, observations: str | None) -> Dataset:
+def _without_rule(dataset: Dataset | Episodes, observations: str | None) -> Dataset | Episodes:
     if observations is not None:
         raise UsageError(
             f"observations={observations} chooses among the keys of dictionaries, but the observations of"
@@ -225,7 +231,7 @@ def _without_rule(dataset: Dataset, observations: str | None) -> Dataset:
     return dataset
 
 
-def _load_own(name: str, progress: fetch.Progress | None) -> Dataset:
+def _load_own(name: str, progress: fetch.Progress | None) -> Dataset | Episodes:
     """From the library, from a file, or a name that stands for a mixture of such."""
     if name in _POOLS:
         return _build(parse(_POOLS[name]).named(_canonical), name, 0, progress)
@@ -241,13 +247,14 @@ def _load_own(name: str, progress: fetch.Progress | None) -> Dataset:
     return library.load(name)
 
 
-def _heterogeneous(name: str, task: str, sources: int) -> Dataset:
+def _heterogeneous(name: str, task: str, sources: int) -> Episodes:
     """The first k sources of a task in equal shares, as much in all as the first of them has (LBRAC-v).
 
     So source-i needs no more than its share of heterogeneous-i.
     """
-    parts = [_load_own(f"{task}/source-{number}", None) for number in range(1, sources + 1)]
-    share = min(parts[0].spec.num_transitions // sources, *(part.spec.num_transitions for part in parts))
+    parts = [_episodes(_load_own(f"{task}/source-{number}", None)) for number in range(1, sources + 1)]
+    sizes = [int(part.transitions.sum()) for part in parts]
+    share = min(sizes[0] // sources, *sizes)
     options = Options(transitions=share)
     taken = [mixture.take(part, options, f"{part.spec.name}{options}") for part in parts]
     return mixture.mix(taken, name)

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from raymix.data.columns import BLOCK_ROWS, BOX_TOLERANCE, make_dataset
-from raymix.types import Dataset, UsageError
+from raymix.data.columns import BOX_TOLERANCE, make_dataset
+from raymix.types import BLOCK_ROWS, Dataset, UsageError
 
 WIDE = ("observations", "actions", "next_observations")
 FLAGS = ("terminals", "timeouts")

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from raymix.types import Columns, Dataset, Spec, UsageError
+from raymix.types import BLOCK_ROWS, Columns, Dataset, Spec, UsageError
 
 BOX_TOLERANCE = 1e-6
 """Actions this far outside their box, relative to max(1, its width), are rounding and are clipped."""
-BLOCK_ROWS = 1 << 16
-"""Rows that are read or worked on at a time where a whole column would take too much memory."""
-_DTYPES = {
+DTYPES = {
     "observations": np.float32,
     "actions": np.float32,
     "rewards": np.float32,
@@ -25,6 +23,7 @@ _DTYPES = {
     "episode": np.int32,
     "source": np.int16,
 }
+"""Of each column."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def from_episodes(episodes: Iterable[Episode]) -> Columns:
             other; an episode that goes on after it ended.
     """
     parts, sources = [], []
-    most = np.iinfo(_DTYPES["source"]).max
+    most = np.iinfo(DTYPES["source"]).max
     for index, episode in enumerate(episodes):
         parts.append(_pad(index, episode))
         if not isinstance(episode.source, int | np.integer) or not 0 <= episode.source <= most:
@@ -272,7 +271,8 @@ def make_dataset(
     """Check columns and compute the facts an algorithm may know about them.
 
     Actions outside their box by at most 1e-6 of max(1, its width) are rounding and are clipped; any further is
-    refused. A constant column is allowed: its standard deviation in the Spec is 0.
+    refused. A constant column is allowed: its standard deviation in the Spec is 0. Columns are gone through a block at
+    a time, so that those mapped from a file may be larger than memory.
 
     Args:
         columns: rows in the layout of `raymix.types.Columns`.
@@ -298,10 +298,9 @@ def make_dataset(
     columns = _clip_actions(columns, name, low, high)
     _check_references(name, reference_min, reference_max)
 
-    rows = columns.transition_rows()
-    observation_mean, observation_std = _mean_and_std(columns.observations, rows)
-    action_mean, action_std = _mean_and_std(columns.actions, rows)
-    rewards = columns.rewards[rows]
+    observation_mean, observation_std = _mean_and_std(columns, columns.observations)
+    action_mean, action_std = _mean_and_std(columns, columns.actions)
+    reward_min, reward_max = columns.reward_range()
     returns = columns.episode_returns()
     spec = Spec(
         name=name,
@@ -314,9 +313,9 @@ def make_dataset(
         observation_std=observation_std,
         action_mean=action_mean,
         action_std=action_std,
-        reward_min=float(rewards.min()),
-        reward_max=float(rewards.max()),
-        num_transitions=len(rows),
+        reward_min=reward_min,
+        reward_max=reward_max,
+        num_transitions=len(columns.episode) - len(returns),
         num_episodes=len(returns),
         returns_mean=float(returns.mean()),
         returns_min=float(returns.min()),
@@ -333,7 +332,7 @@ def _check_layout(columns: Columns, name: str, num_sources: int) -> None:
     rows = len(columns.episode)
     if rows == 0:
         raise UsageError(f"Data set {name} holds no episodes; give at least one.")
-    for column, dtype in _DTYPES.items():
+    for column, dtype in DTYPES.items():
         array = getattr(columns, column)
         axes = 2 if column in ("observations", "actions") else 1
         if array.dtype != dtype or array.ndim != axes or len(array) != rows or 0 in array.shape:
@@ -342,21 +341,16 @@ def _check_layout(columns: Columns, name: str, num_sources: int) -> None:
                 f"Column {column} of data set {name} is {array.dtype} of shape {array.shape};"
                 f" it must be {np.dtype(dtype)} of shape {shape}."
             )
-    steps = np.diff(columns.episode)
-    if columns.episode[0] != 0 or not ((steps == 0) | (steps == 1)).all():
+    last = columns.last_rows
+    if not np.array_equal(columns.episode[last], np.arange(len(last))):
         raise UsageError(f"Column episode of data set {name} is not 0, 0, ..., 1, 1, ... in order; number it so.")
-    lengths = np.bincount(columns.episode) - 1
+    lengths = np.diff(last, prepend=-1) - 1
     if lengths.min() == 0:
         raise UsageError(
             f"Episode {lengths.argmin()} of data set {name} has length zero; leave out episodes without a transition."
         )
-    last = columns.last_rows
-    ended = columns.terminals | columns.timeouts
-    if (
-        np.count_nonzero(ended) != len(last)
-        or not ended[last - 1].all()
-        or (columns.terminals & columns.timeouts).any()
-    ):
+    flags = np.count_nonzero(columns.terminals) + np.count_nonzero(columns.timeouts)
+    if flags != len(last) or not (columns.terminals[last - 1] ^ columns.timeouts[last - 1]).all():
         raise UsageError(
             f"Data set {name} must mark the last transition of each episode, and no other row, as terminal or timeout."
         )
@@ -369,14 +363,14 @@ def _check_layout(columns: Columns, name: str, num_sources: int) -> None:
 
 def _refuse_non_finite(columns: Columns, column: str, name: str) -> None:
     array = getattr(columns, column)
-    finite = np.isfinite(array)
-    if finite.all():
-        return
-    row = int(np.argwhere(~finite)[0][0])
-    raise UsageError(
-        f"Column {column} of data set {name} is not finite at {_place(columns, row)} ({array[row].tolist()});"
-        " mend or leave out that episode."
-    )
+    for start in range(0, len(array), BLOCK_ROWS):
+        finite = np.isfinite(array[start : start + BLOCK_ROWS])
+        if not finite.all():
+            row = start + int(np.argwhere(~finite)[0][0])
+            raise UsageError(
+                f"Column {column} of data set {name} is not finite at {_place(columns, row)} ({array[row].tolist()});"
+                " mend or leave out that episode."
+            )
 
 
 def _check_bounds(
@@ -401,22 +395,22 @@ def _check_bounds(
 def _clip_actions(columns: Columns, name: str, low: np.ndarray, high: np.ndarray) -> Columns:
     if columns.actions.min() >= low.max() and columns.actions.max() <= high.min():
         return columns  # The usual case, told without an array of the actions' size.
-    outside = np.maximum(low - columns.actions, columns.actions - high)
-    worst = np.flatnonzero((outside > BOX_TOLERANCE * np.maximum(1.0, high - low)).any(axis=1))
-    # The padding row's zeros are no actions and need not lie in the box.
-    worst = worst[~np.isin(worst, columns.last_rows)]
-    if worst.size:
-        row = int(worst[0])
-        raise UsageError(
-            f"The action {columns.actions[row].tolist()} of data set {name} at {_place(columns, row)} is outside its"
-            f" box {low.tolist()} to {high.tolist()}; clip the actions or widen the bounds."
-        )
-    transition_outside = outside > 0
-    transition_outside[columns.last_rows] = False
-    if not transition_outside.any():
-        return columns
-    actions = np.where(transition_outside, np.clip(columns.actions, low, high), columns.actions)
-    return dataclasses.replace(columns, actions=actions)
+    clipped = None
+    # The padding rows' zeros are no actions and need not lie in the box.
+    for rows in columns.transition_blocks():
+        actions = columns.actions[rows]
+        outside = np.maximum(low - actions, actions - high)
+        worst = np.flatnonzero((outside > BOX_TOLERANCE * np.maximum(1.0, high - low)).any(axis=1))
+        if worst.size:
+            row = int(rows[worst[0]])
+            raise UsageError(
+                f"The action {columns.actions[row].tolist()} of data set {name} at {_place(columns, row)} is outside"
+                f" its box {low.tolist()} to {high.tolist()}; clip the actions or widen the bounds."
+            )
+        if (outside > 0).any():
+            clipped = columns.actions.copy() if clipped is None else clipped
+            clipped[rows] = np.where(outside > 0, np.clip(actions, low, high), actions)
+    return columns if clipped is None else dataclasses.replace(columns, actions=clipped)
 
 
 def _check_references(name: str, low: float | None, high: float | None) -> None:
@@ -434,13 +428,13 @@ def _place(columns: Columns, row: int) -> str:
     return f"episode {episode}, row {row - int(np.searchsorted(columns.episode, episode))}"
 
 
-def _mean_and_std(array: np.ndarray, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population standard deviation of some rows, in float64, a block at a time to bound memory."""
+def _mean_and_std(columns: Columns, array: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population standard deviation over the transitions, in float64."""
 
     def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(rows), BLOCK_ROWS):
-            yield array[rows[start : start + BLOCK_ROWS]].astype(np.float64)
+        return (array[rows].astype(np.float64) for rows in columns.transition_blocks())
 
-    mean = sum((block.sum(axis=0) for block in blocks()), np.zeros(array.shape[1])) / len(rows)
+    number = len(columns.episode) - 1 - int(columns.episode[-1])
+    mean = sum((block.sum(axis=0) for block in blocks()), np.zeros(array.shape[1])) / number
     squares = sum((np.square(block - mean).sum(axis=0) for block in blocks()), np.zeros(array.shape[1]))
-    return tuple(mean.tolist()), tuple(np.sqrt(squares / len(rows)).tolist())
+    return tuple(mean.tolist()), tuple(np.sqrt(squares / number).tolist())

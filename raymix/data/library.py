@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -79,18 +80,35 @@ def require_writable(name: str) -> None:
         ) from error
 
 
+def require_room(folder: Path, size: int, name: str) -> None:
+    """Raise `UsageError` where the disk of a folder, which need not be there yet, has no room for `size` bytes of the
+    data set `name`."""
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+    if free < size:
+        raise cannot_write(name, folder, f"it takes {size / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free")
+
+
+def cannot_write(name: str, folder: Path, why: str) -> UsageError:
+    """The refusal of a data set that cannot be written."""
+    return UsageError(
+        f"the data set {name} cannot be written to {folder} ({why}); make room there, or set RAYMIX_DATASETS_PATH to"
+        " another folder"
+    )
+
+
 def save(dataset: Dataset, origin: Mapping[str, Any] | None = None) -> Path:
     """Write a data set under its `Spec.name`, whole or not at all, replacing one of that name; returns the file.
 
     `origin` is kept beside it: how it was made, JSON-ready. `origin(name)` reads it.
 
     Raises:
-        UsageError: the name is none, or the file cannot be written.
+        UsageError: the name is none, the disk has no room for it, or the file cannot be written.
     """
     path = path_of(dataset.spec.name)
     missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     table = to_table(dataset)
+    require_room(path.parent, table.nbytes, dataset.spec.name)
     if origin is not None:
         table = table.replace_schema_metadata({**table.schema.metadata, _ORIGIN_KEY: json.dumps(origin)})
     try:
@@ -102,10 +120,7 @@ def save(dataset: Dataset, origin: Mapping[str, Any] | None = None) -> Path:
         partial.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise UsageError(
-            f"the data set {dataset.spec.name} cannot be written to {path.parent} ({error.strerror or error});"
-            " make room there, or set RAYMIX_DATASETS_PATH to another folder"
-        ) from error
+        raise cannot_write(dataset.spec.name, path.parent, error.strerror or str(error)) from error
     finally:
         partial.unlink(missing_ok=True)
         if not path.exists():

@@ -14,13 +14,14 @@ file instead, whose pages the system takes back when it needs them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ray
 
-from raymix.data import library
+from raymix.data import library, scratch
 from raymix.data.table import from_table, to_table
 from raymix.types import Dataset, Spec, UsageError
 
@@ -34,13 +35,17 @@ Location = ray.ObjectRef | str
 class ReplayStore:
     """Data sets shared by all processes of a Ray cluster; see `create`. Pickling it copies no data."""
 
-    def __init__(self, held: Mapping[str, tuple[Spec, Location]]) -> None:
-        """Use `create`."""
-        self._held = held
+    def __init__(self, held: Mapping[str, tuple[Spec, Location]], files: Sequence[Dataset] = ()) -> None:
+        """Use `create`. `files` are the data sets shared by their files, some of which last as long as these do."""
+        self._held, self._files = held, files
+
+    def __reduce__(self) -> Any:
+        return ReplayStore, (self._held,)
 
     @classmethod
     def create(cls, datasets: Iterable[Dataset]) -> ReplayStore:
-        """Put data sets into the object store; keep the returned store for as long as anybody needs them.
+        """Put data sets into the object store; keep the returned store for as long as anybody needs them, and `get`
+        from it what this process goes on reading, instead of a copy of its own.
 
         A data set that does not fit is shared by its file, where it has one and Ray runs on this machine only: every
         process maps it, and the system keeps in memory what is used.
@@ -51,7 +56,7 @@ class ReplayStore:
         if not ray.is_initialized():
             raise UsageError("Ray is not running in this process; call ray.init() before making a replay store.")
         held: dict[str, tuple[Spec, Location]] = {}
-        put = 0
+        files, put = [], 0
         for dataset in datasets:
             table = to_table(dataset)
             problem = _no_room(dataset.spec.name, table.nbytes, put)
@@ -60,9 +65,10 @@ class ReplayStore:
                 put += table.nbytes
             elif dataset.file is not None and sum(node["Alive"] for node in ray.nodes()) == 1:
                 held[dataset.spec.name] = dataset.spec, dataset.file
+                files.append(dataset)
             else:
                 raise UsageError(problem)
-        return cls(held)
+        return cls(held, files)
 
     def get(self, dataset_name: str) -> Dataset:
         """A data set whose columns are read-only views on shared memory, the same memory at every call.
@@ -71,6 +77,8 @@ class ReplayStore:
             UsageError: the store does not hold it.
         """
         spec, location = self._find(dataset_name)
+        if isinstance(location, str) and location.endswith(scratch.SUFFIX):
+            return Dataset(spec, scratch.open_file(location, spec), location)
         if isinstance(location, str):
             mapped = library.load_file(Path(location))
             if mapped.spec.hash != spec.hash:
