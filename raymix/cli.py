@@ -257,6 +257,27 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=export)
 
+    command = commands.add_parser(
+        "play",
+        help="an exported policy in its environment: returns, and a film",
+        description="Play what `raymix export` wrote in the environment that its card names, and print the returns"
+        " beside what the card promises. The seeds of the default are none of those that training evaluated with, so"
+        " the returns are a fresh evaluation. A policy's file is TorchScript, which is code, and a card is no"
+        " signature: play only files of people whom you trust.",
+        epilog="A film shows the environment at its own speed, at most 30 pictures a second. GIF needs nothing more,"
+        " MP4 `pip install 'raymix[video]'`. MuJoCo draws without a display where libegl1 or libosmesa6 is installed;"
+        " MUJOCO_GL=egl or osmesa chooses, and where it is not set the one that works is found.",
+    )
+    command.add_argument("file", metavar="FILE.pt", help="the policy; its card, FILE.json, is beside it")
+    command.add_argument("--env", metavar="ID", help="another environment of the same observations and actions")
+    command.add_argument("--episodes", type=int, metavar="N", help="default: 10, with --video 3")
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="resets the first episode, N + 1 the next ... (default: 0)"
+    )
+    command.add_argument("--video", metavar="FILE", help="write a film of them, .gif or .mp4")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=play)
+
     jobs_command.add_to(commands)
     return result
 
@@ -270,8 +291,16 @@ def export(options: argparse.Namespace) -> None:
         print(json.dumps({"policy": done.policy, "card": done.card, **done.facts}))
         return
     facts = done.facts
-    print(f"{facts['algorithm']} on {facts['dataset']}, seed {facts['seed']}, {facts['metric']} {facts['score']:.4g}")
+    score = f"{facts['metric_in_words']} {facts['score']:.4g}"
+    print(f"{facts['algorithm']} on {facts['dataset']}, seed {facts['seed']}, {score}")
     print(f"chosen from {facts['chosen_from']}\npolicy  {done.policy}\ncard    {done.card}\nuse     {facts['usage']}")
+
+
+def play(options: argparse.Namespace) -> None:
+    """`raymix play FILE`."""
+    from raymix import play_command
+
+    play_command.run(options)
 
 
 def _measured(command: argparse.ArgumentParser, runs: int) -> None:

@@ -1,7 +1,8 @@
 """A trained policy as one file that needs no raymix: TorchScript, and a card that says what it is.
 
     best.pt      forward(observations (B, S) float32, step int64) -> actions (B, A) float32, in the environment's units
-    best.json    algorithm, configuration, data set and its hash, seed, scores, what it was chosen from, versions
+    best.json    algorithm, configuration, data set and its hash, seed, scores, what it was chosen from, versions,
+                 what it needs, and the hash of the policy's file
 
 Normalisation of observations, the action box and the random numbers of stochastic policies are inside; a stochastic
 one draws anew at every `step`, and for every row of a batch.
@@ -9,6 +10,7 @@ one draws anew at every `step`, and for every row of a batch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from dataclasses import dataclass
@@ -94,17 +96,23 @@ def export(folder: str, target: str | None = None, config_id: str | None = None,
         "phase": found.state["phase"],
         "step": step,
         "finished": is_over(job, found),
-        "metric": metric_in_words(plan["metric"]),
+        "metric": plan["metric"],
+        "metric_in_words": metric_in_words(plan["metric"]),
         "select": plan["select"],
         "score": scores[seed],
         "scores_of_its_configuration": {str(each): score for each, score in scores.items()},
+        "episodes_per_evaluation": plan["episodes"],
         "evaluated_at_step": _evaluated_at(run_dir, job.config_id, seed, step),
         "chosen_from": f"{len(plan['trials'])} configurations x {len(plan['seeds'])} seeds by that score, which is"
         " therefore higher than a fresh evaluation's is likely to be"
         if plan["metric"] in ("return", "normalized_score")
         else f"{len(plan['trials'])} configurations x {len(plan['seeds'])} seeds by that score",
+        "reference_returns": None if spec.reference_min is None else [spec.reference_min, spec.reference_max],
         "run": run_dir.name,
+        "policy_sha256": hashlib.sha256(module).hexdigest(),
         "versions": {"raymix": raymix.__version__, "torch": torch.__version__, "numpy": np.__version__},
+        "needs": f"PyTorch, {torch.__version__} or newer to be sure; to play, the environment's package too. The file"
+        " is code: load only those of people whom you trust",
         "usage": "torch.jit.load(FILE)(observations, torch.tensor(step)) -> actions in the environment's units",
     }
     card = path.with_suffix(".json")

@@ -27,14 +27,14 @@ _kept: dict[str, list[gymnasium.Env]] = {}
 """Environments by their `EnvSpec`, the last used ones last: building a simulation takes longer than an episode."""
 
 
-def build_environment(description: str) -> gymnasium.Env:
+def build_environment(description: str, render_mode: str | None = None) -> gymnasium.Env:
     """The environment of a Gymnasium `EnvSpec` in JSON, made by its registered id only.
 
     The description comes with a data set, from anywhere, and its `entry_point` could name any code. So only `id`,
     `kwargs` (plain data, for the registered maker) and `max_episode_steps` are read from it (the registered time limit
     holds where it has none), and raymix's own `observations`: the rule that makes vectors of dictionaries.
-    `render_mode` is left out, as nobody looks. `additional_wrappers` are refused: they name code too, and without them
-    the task would be another one.
+    Its `render_mode` is left out: whoever looks says so here. `additional_wrappers` are refused: they name code too,
+    and without them the task would be another one.
 
     Raises:
         UsageError: not such a description, an id that nothing registers, wrappers, or a maker that fails.
@@ -54,7 +54,9 @@ def build_environment(description: str) -> gymnasium.Env:
     registered.kwargs.update({key: value for key, value in kwargs.items() if key != "render_mode"})
     registered.max_episode_steps = limit or registered.max_episode_steps
     try:
-        environment = gymnasium.make(registered)
+        # Not all makers know the word.
+        looked_at: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+        environment = gymnasium.make(registered, **looked_at)
         return environment if rule is None else Flattened(environment, rule)
     except UsageError:
         raise

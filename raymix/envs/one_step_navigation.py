@@ -35,21 +35,37 @@ class OneStepNavigation(gymnasium.Env[np.ndarray, np.ndarray]):
     There is one state; the noise is there for methods that standardise observations.
     """
 
-    def __init__(self) -> None:
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 2}
+
+    def __init__(self, render_mode: str | None = None) -> None:
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
+        self.render_mode = render_mode
+        self._action: float | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """A new noise observation, (2,) float32."""
         super().reset(seed=seed)
+        self._action = None
         return self._observe(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """The reward of the clipped action; always terminates."""
-        reward = navigation_reward(np.clip(action, -2.0, 2.0))
+        clipped = np.clip(action, -2.0, 2.0)
+        self._action, reward = float(clipped[0]), navigation_reward(clipped)
         return self._observe(), float(reward), True, False, {}
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        """What pays, and what was done."""
+        from raymix.envs.drawing import actions_on_a_line
+
+        left, right = (
+            (side - MODE_RADIUS, side + MODE_RADIUS, reward)
+            for side, reward in ((-MODE_DISTANCE, LEFT_REWARD), (MODE_DISTANCE, RIGHT_REWARD))
+        )
+        return actions_on_a_line(-2.0, 2.0, (left, right), self._action)
 
     def _observe(self) -> np.ndarray:
         return (NOISE * self.np_random.standard_normal(2)).astype(np.float32)

@@ -50,10 +50,14 @@ class TwoGoals(gymnasium.Env[np.ndarray, np.ndarray]):
     one Gaussian still succeeded in most episodes; here it does so only while it is trained little.
     """
 
-    def __init__(self) -> None:
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(self, render_mode: str | None = None) -> None:
         self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.render_mode = render_mode
         self._position = START
+        self._path = [START]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -61,6 +65,7 @@ class TwoGoals(gymnasium.Env[np.ndarray, np.ndarray]):
         """The start, (2,) float32."""
         super().reset(seed=seed)
         self._position = START + START_STD * self.np_random.standard_normal(2)
+        self._path = [self._position]
         return self._position.astype(np.float32), {"goal": -1}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -69,4 +74,11 @@ class TwoGoals(gymnasium.Env[np.ndarray, np.ndarray]):
         if not np.isfinite(action).all():
             raise ValueError(f"The action {action.tolist()} is not finite; give two numbers in [-1, 1].")
         self._position, reward, goal = move(self._position, action)
+        self._path.append(self._position)
         return self._position.astype(np.float32), float(reward), bool(reward != 0), False, {"goal": int(goal)}
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        """The plane, and the way of this episode so far."""
+        from raymix.envs.drawing import plane
+
+        return plane(self._path, GOALS, GOAL_RADIUS, OBSTACLES, OBSTACLE_RADII)

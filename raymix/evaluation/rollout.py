@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import gymnasium
@@ -36,24 +36,36 @@ def check_environment(spec: Spec) -> None:
         UsageError: no environment, one that cannot be built here, or one with other observations or actions.
     """
     environment = build_environment(_description(spec))
-    observed, acted = environment.observation_space, environment.action_space
+    problem = misfit(environment, spec.observation_dim, spec.action_dim, spec.action_low, spec.action_high)
     environment.close()
-    for what, space, size in (("observations", observed, spec.observation_dim), ("actions", acted, spec.action_dim)):
+    if problem is not None:
+        has, needs = problem
+        raise UsageError(
+            f"the environment of data set {spec.name} has the {has}, but the data have {needs}; choose a data set that"
+            " was recorded in its environment"
+        )
+
+
+def misfit(
+    environment: gymnasium.Env,
+    observation_dim: int,
+    action_dim: int,
+    action_low: Sequence[float],
+    action_high: Sequence[float],
+) -> tuple[str, str] | None:
+    """What the environment has and what a policy of these sizes and bounds has instead, in words; None if it fits."""
+    observed, acted = environment.observation_space, environment.action_space
+    for what, space, size in (("observations", observed, observation_dim), ("actions", acted, action_dim)):
         if not isinstance(space, gymnasium.spaces.Box) or space.shape != (size,):
             told = " ".join(str(space).split())  # Long bounds are printed over several lines.
-            raise UsageError(
-                f"the environment of data set {spec.name} has the {what} {told}, but the data have {size} numbers;"
-                " choose a data set that was recorded in its environment"
-            )
+            return f"{what} {told}", f"{size} numbers"
     assert isinstance(acted, gymnasium.spaces.Box)
-    for end, own, recorded in (("low", acted.low, spec.action_low), ("high", acted.high, spec.action_high)):
+    for end, own, other in (("low", acted.low, action_low), ("high", acted.high, action_high)):
         # Where the environment has no bound, any will do.
         bounded = np.isfinite(own)
-        if not np.allclose(own[bounded], np.asarray(recorded)[bounded], rtol=1e-6, atol=1e-6):
-            raise UsageError(
-                f"the environment of data set {spec.name} has the action bounds {end} {own.tolist()}, but the data have"
-                f" {list(recorded)}; choose a data set that was recorded in its environment"
-            )
+        if not np.allclose(own[bounded], np.asarray(other)[bounded], rtol=1e-6, atol=1e-6):
+            return f"action bounds {end} {own.tolist()}", str(list(other))
+    return None
 
 
 def _description(spec: Spec) -> str:
