@@ -29,12 +29,12 @@ from raymix.waiting import shown
 
 
 def load_dataset(name: str, quiet: bool, expected: Mapping[str, str] | None = None, copies: int = 1) -> Dataset:
-    """Load a data set, and show how far it is while one is made.
+    """Load a data set, and show how far it is where that takes a while.
 
     `expected` holds the hashes that a run was started with; other contents raise `UsageError`. `copies` is how many
     times a mixture must fit on the disk (`raymix.data.catalog.load`).
     """
-    with shown(f"making {name}", quiet, at_once=False) as tell:
+    with shown(f"loading {name}", quiet, at_once=False) as tell:
         from raymix.data import catalog
 
         dataset = catalog.load(name, tell, copies)

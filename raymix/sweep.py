@@ -117,14 +117,9 @@ def resume(folder: str, name: str, options: Options) -> Report:
 def _ready(plan: dict[str, Any], datasets: dict[str, Dataset], options: Options, storage: AnyPath) -> Iterator[Cluster]:
     """A Ray on which the plan can run; all that may be wrong is said here, before anything is written."""
     from raymix.cluster import connected
-    from raymix.evaluation.rollout import check_environment
 
     require(options.log_to, storage)
-    for loaded in datasets.values():
-        if loaded.spec.environment is not None:
-            check_environment(loaded.spec)
-        held_out_episodes(loaded.columns, loaded.spec, plan.get("held_out", 0.0))  # raises where there are too few
-    del loaded  # else this waits with it until the sweep is over
+    _check_data(plan, datasets)
     with connected(options.address, dashboard=options.dashboard) as cluster:
         cpus, gpus = resources_per_pack(plan, cluster)
         if cpus > cluster.cpus or gpus > cluster.gpus:
@@ -133,6 +128,16 @@ def _ready(plan: dict[str, Any], datasets: dict[str, Dataset], options: Options,
                 " ask for less in the sweep, or run it on a larger cluster"
             )
         yield cluster
+
+
+def _check_data(plan: dict[str, Any], datasets: dict[str, Dataset]) -> None:
+    """On its own, so that nothing here holds a data set while the sweep runs."""
+    from raymix.evaluation.rollout import check_environment
+
+    for loaded in datasets.values():
+        if loaded.spec.environment is not None:
+            check_environment(loaded.spec)
+        held_out_episodes(loaded.columns, loaded.spec, plan.get("held_out", 0.0))  # raises where there are too few
 
 
 def resources_per_pack(plan: dict[str, Any], cluster: Cluster) -> tuple[float, float]:

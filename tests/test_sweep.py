@@ -264,6 +264,38 @@ def test_a_log_without_an_environment_sweeps_on_held_out_episodes(tmp_path: Path
     assert all("held_out/mdn_loss" in row.metrics for row in rows if row.phase == "mdn")
 
 
+COUNTING = """
+    import sys
+    from raymix.data import library, scratch
+
+    def filled(*arguments, of=scratch.filled):
+        columns, file = of(*arguments)
+        files.append(file)
+        return columns, file
+
+    def fit(tuner, of=tune.Tuner.fit):
+        left = list(library.root().glob(".*.rows"))
+        print(f"{len(files)} mixtures made in files, {len(left)} left", file=sys.stderr)
+        return of(tuner)
+
+    files = []
+    scratch.IN_MEMORY, scratch.filled, tune.Tuner.fit = 0, filled, fit
+    main(SPEC)
+"""
+
+
+def test_a_sweep_on_a_mixture_holds_no_copy_beside_the_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that a mixture is made in goes with the last who holds its columns."""
+    monkeypatch.setenv("RAYMIX_DATASETS_PATH", str(tmp_path / "library"))
+    script = SWEEP.replace('"two-modes"', '"chain + chain"').replace("\n    main(SPEC)\n", COUNTING)
+    driver = Driver(tmp_path, sweep=script)
+    status, _, errors = driver.finish()
+    assert status == 0 and "1 mixtures made in files, 0 left" in errors, errors
+    (run,) = (tmp_path / "runs").iterdir()
+    rows = list(ledger.rows(ledger.read(str(run / "ledger"))))
+    assert len(rows) == ROWS and {row.dataset for row in rows} == {"toy/chain-v0 + toy/chain-v0"}
+
+
 def sweep_error(folder: Path, *options: str) -> str:
     """The one sentence of a sweep that cannot be run."""
     driver = Driver(folder, *options)

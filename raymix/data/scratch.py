@@ -73,11 +73,11 @@ def filled(
         file.flush()
         mapped = _map(path)
     except BaseException as error:
-        _remove(path, file)
+        _remove(path, file, os.getpid())
         if isinstance(error, OSError):
             raise library.cannot_write(name, folder, error.strerror or str(error)) from error
         raise
-    weakref.finalize(mapped, _remove, path, file)
+    weakref.finalize(mapped, _remove, path, file, os.getpid())
     return _columns(mapped, layout), str(path)
 
 
@@ -155,7 +155,9 @@ def _remove_remnants(folder: Path) -> None:
             path.unlink()
 
 
-def _remove(path: Path, file: BinaryIO) -> None:
+def _remove(path: Path, file: BinaryIO, owner: int) -> None:
+    if os.getpid() != owner:  # a fork, whose parent goes on
+        return
     path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # what could not be written is tried again
         file.close()
