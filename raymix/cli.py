@@ -221,6 +221,12 @@ def parser() -> argparse.ArgumentParser:
         "--embeddings", action="store_true", help="instead, figures of learned trajectory embeddings (lbrac_v)"
     )
     command.add_argument(
+        "--figures",
+        metavar="FOLDER",
+        help="instead, write there the papers' figures that these runs can give: scores and curves from ledgers, the"
+        " rest (modes, weights, Bellman errors, sub-policies, embeddings) from checkpoints too",
+    )
+    command.add_argument(
         "--optuna", metavar="FILE", help="instead, a search's studies as a journal that optuna-dashboard opens"
     )
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -294,7 +300,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--env", metavar="ID", help="another environment of the same observations and actions")
     command.add_argument("--episodes", type=int, metavar="N", help="default: 10, with --video 3")
     command.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="resets the first episode, N + 1 the next ... (default: 0)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="resets the first episode, N + 1 the next ... (default: 0; training evaluates from 1000000 on)",
     )
     command.add_argument("--video", metavar="FILE", help="write a film of them, .gif or .mp4")
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -599,8 +609,11 @@ def report(options: argparse.Namespace) -> None:
     if options.paper is not None:
         paper_report(options)
         return
-    if options.embeddings and options.optuna:
-        raise UsageError("--embeddings and --optuna each write something else; ask for one of them")
+    if sum(map(bool, (options.embeddings, options.figures, options.optuna))) > 1:
+        raise UsageError("--embeddings, --figures and --optuna each write something else; ask for one of them")
+    if options.figures:
+        paper_figures(options)
+        return
     if options.embeddings:
         embeddings(options)
         return
@@ -688,7 +701,7 @@ def paper_report(options: argparse.Namespace) -> None:
     from raymix.report.runs import missing, read_runs
 
     published(options.paper)  # a wrong name is told before ledgers are read
-    for name in ("latex", "html", "baseline", "metric", "embeddings", "optuna"):
+    for name in ("latex", "html", "baseline", "metric", "embeddings", "figures", "optuna"):
         if getattr(options, name):
             raise UsageError(
                 f"--{name} does not go with --paper, which takes --csv, --json, --select and --keep-going; leave one"
@@ -744,6 +757,34 @@ def embeddings(options: argparse.Namespace) -> None:
         raise UsageError(f"embeddings are those of one run; give one folder, and no {named}")
     paths = write_embedding_figures(options.folder[0])
     print(json.dumps({"figures": paths}) if options.json else "\n".join(f"figure  {path}" for path in paths))
+
+
+def paper_figures(options: argparse.Namespace) -> None:
+    """`raymix report DIR... --figures FOLDER [--select RULE] [--metric NAME] [--keep-going]`."""
+    from raymix.paper_figures.write import write_figures
+
+    others = [name for name in WIDE if name != "keep_going"]
+    if any(getattr(options, name) for name in others):
+        raise UsageError(
+            f"--figures goes with --select, --metric, --keep-going and --json, not with"
+            f" {', '.join(f'--{name}' for name in others)}; leave one out"
+        )
+    done = write_figures(
+        options.folder, options.figures, options.select, options.metric, options.keep_going, progress=_drawing
+    )
+    if options.json:
+        written = [{"path": path, "stands_for": words} for path, words in done.written]
+        print(json.dumps({"figures": written, "lacking": done.lacking, "notices": done.notices}))
+        return
+    widest = max((len(path) for path, _ in done.written), default=0)
+    print("\n".join(f"figure  {path:{widest}}  {words}" for path, words in done.written))
+    for line in (*done.lacking, *done.notices):
+        print(f"missing {line}")
+
+
+def _drawing(name: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[Kdrawing {name}", end="\r", file=sys.stderr, flush=True)
 
 
 def studies(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from raymix.algorithms import base
 from raymix.cli import main
 from raymix.job import checkpoint_folders, job_of
 from raymix.plan import read_description
-from raymix.report.embeddings import CODES, POLICY, TRAJECTORIES, embedding_figure, principal_plane
+from raymix.report.embeddings import CODES, POLICY, TRAJECTORIES, Panel, embedding_figure, principal_plane
 
 POINTS = [("behavior", 5), ("behavior", 10), ("behavior", 12), ("main", 5), ("main", 10)]
 PNG = b"\x89PNG\r\n"
@@ -118,6 +118,7 @@ def test_a_figure_of_little_data_and_of_a_diverged_report(
     broken = {name: np.full_like(value, np.nan) for name, value in arrays.items()}
     path = tmp_path / "figure.png"
     percentiles = np.full(trajectories, 50.0)
-    embedding_figure({10: arrays, 20: broken}, percentiles, "title", str(path), with_policy=True)
+    panels = [Panel("10 steps", arrays, percentiles), Panel("20 steps", broken, percentiles)]
+    embedding_figure(panels, "title", str(path), with_policy=True)
     assert path.read_bytes().startswith(PNG)
     assert base.find("lbrac_v").snapshots == (TRAJECTORIES, CODES, POLICY)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from raymix import snapshots
-from raymix.files import write_atomically
+from raymix.files import AnyPath, write_atomically
 from raymix.plan import read_description
 from raymix.report import find_run
 from raymix.run_folder import load_dataset
@@ -30,11 +31,22 @@ _PANEL = 2.6
 _STAR, _TRIANGLE = "#D55E00", "#CC79A7"
 
 
-def write_embedding_figures(folder: str) -> list[str]:
-    """Write `report/embeddings-CONFIG-PHASE-seedN.png` for each configuration and phase of a run, for its first seed.
+class Panel(NamedTuple):
+    """One snapshot of one seed."""
 
-    `folder` is a run, or a storage root (its newest run). Returns the paths. Raises `UsageError` for a run that keeps
-    no such embeddings, for one whose data set is gone or another now, and for a folder that cannot be written.
+    title: str
+    arrays: Mapping[str, np.ndarray]
+    """Of the snapshot, by `network/parameter`."""
+    percentiles: np.ndarray
+    """(M,) return percentile of each trajectory, 1 to 100."""
+
+
+def write_embedding_figures(folder: str | AnyPath, target: AnyPath | None = None) -> list[str]:
+    """Write `embeddings-CONFIG-PHASE-seedN.png` for each configuration and phase of a run, for its first seed.
+
+    `folder` is a run, or a storage root (its newest run); `target` is where to write, `report` in the run if None.
+    Returns the paths. Raises `UsageError` for a run that keeps no such embeddings, for one whose data set is gone or
+    another now, and for a folder that cannot be written.
     """
     run_dir = find_run(folder)
     found = snapshots.find(run_dir)
@@ -52,7 +64,7 @@ def write_embedding_figures(folder: str) -> list[str]:
     }
     orders = {config: [name for name, _ in plan["phases"][trial["algorithm"]]] for config, trial in trials.items()}
     found.sort(key=lambda each: (each.config_id, orders[each.config_id].index(each.phase), each.seed, each.step))
-    target = run_dir / "report"
+    target = target or run_dir / "report"
     paths = []
     try:
         target.mkdir(exist_ok=True)
@@ -62,11 +74,10 @@ def write_embedding_figures(folder: str) -> list[str]:
             kept = _spread([each for each in reports if each.seed == seed])
             words = f"{trial['algorithm']} on {trial['dataset']}" + (f", {trial['label']}" if len(trials) > 1 else "")
             title = f"{words}; phase {phase}, seed {seed}"
-            panels = {each.step: each.read() for each in kept}
+            own = percentiles[trial["dataset"]]
+            panels = [Panel(f"{each.step:,} steps", each.read(), own) for each in kept]
             path = str(target / f"embeddings-{config}-{phase}-seed{seed}.png")
-            embedding_figure(
-                panels, percentiles[trial["dataset"]], title, path, with_policy=phase == orders[config][-1]
-            )
+            embedding_figure(panels, title, path, with_policy=phase == orders[config][-1])
             paths.append(path)
     except OSError as error:
         raise UsageError(f"cannot write the figures to {target}: {error}; make the folder writable") from error
@@ -74,25 +85,31 @@ def write_embedding_figures(folder: str) -> list[str]:
 
 
 def embedding_figure(
-    panels: Mapping[int, Mapping[str, np.ndarray]], percentiles: np.ndarray, title: str, path: str, with_policy: bool
+    panels: Sequence[Panel], title: str, path: str, with_policy: bool, one_training: bool = True
 ) -> None:
-    """Write a PNG with one panel per gradient step in `panels`, whose values are the arrays of a snapshot.
+    """Write a PNG with a panel per snapshot, four in a row.
 
-    Trajectories are points, coloured by their return percentile (M,); codes are stars with the number of trajectories
+    Trajectories are points, coloured by their return percentile; codes are stars with the number of trajectories
     assigned to them, hollow where that is none; the policy's own embedding is a triangle. All are scaled to length 1,
-    and projected to the plane of most variance of the trajectories. Panels differ in plane, axes point alike.
+    and projected to the plane of most variance of the trajectories. Panels differ in plane; of `one_training`, whose
+    snapshots are in its order, axes point alike.
     """
     style: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+    columns = min(len(panels), _MOST_PANELS)
+    rows = math.ceil(len(panels) / columns)
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(_PANEL * len(panels) + 0.9, _PANEL + 0.6), dpi=200, layout="constrained")
+        figure = Figure(figsize=(_PANEL * columns + 0.9, _PANEL * rows + 0.6), dpi=200, layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for unused in axes[len(panels) :]:
+            unused.set_axis_off()
         basis = None
         # Backwards: what is learnt gives the axes their direction, not the noise at the start.
-        for panel, (step, arrays) in reversed(list(zip(axes, panels.items(), strict=True))):
-            panel.set_title(f"{step:,} steps", fontsize=8)
-            if all(np.isfinite(value).all() for value in arrays.values()):
-                basis = _panel(panel, arrays, percentiles, basis, with_policy)
+        for panel, each in reversed(list(zip(axes, panels, strict=False))):
+            panel.set_title(each.title, fontsize=8)
+            if all(np.isfinite(value).all() for value in each.arrays.values()):
+                like = basis if one_training else None
+                basis = _panel(panel, each.arrays, each.percentiles, like, with_policy)
             else:
                 panel.text(0.5, 0.5, "diverged", ha="center", transform=panel.transAxes)
         scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(1, 100), "viridis")

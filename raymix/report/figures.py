@@ -28,19 +28,20 @@ PAPER_LETTERS = {
     "num_codes": "K, codes",
     "num_latents": "|Z|, latent values",
     "num_critics": "number of critics",
+    "k": "policies that made the data",
     "zeta1": "\N{GREEK SMALL LETTER ZETA}\N{SUBSCRIPT ONE}",
     "zeta2": "\N{GREEK SMALL LETTER ZETA}\N{SUBSCRIPT TWO}",
 }
 """What the papers call a field. Here, not read from the algorithms: importing those would import torch."""
 
-# Okabe and Ito's colours, told apart by people with any colour vision; the marker says the same again.
-_STYLES = tuple(
+STYLES = tuple(
     zip(
         ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
         ("o", "s", "^", "D", "v", "P", "h"),
         strict=True,
     )
 )
+"""Okabe and Ito's colours, told apart by people with any colour vision; the marker says the same again."""
 _PANEL = (3.5, 2.6)
 """Inches; the width of a paper's column."""
 _PANELS_PER_ROW = 3
@@ -70,8 +71,12 @@ class _Series:
         return [row for row in here if (horizontal is None or row[horizontal] is not None) == has_field]
 
 
-def score_figure(frame: pd.DataFrame, path: str | AnyPath) -> None:
+def score_figure(
+    frame: pd.DataFrame, path: str | AnyPath, horizontal: str | None = None, words: str | None = None
+) -> None:
     """Write a PNG of score against the swept field, one panel per data set.
+
+    `horizontal` names the field if it is not the one with most values, `words` the score if it is not the metric.
 
     Every seed is a dot (hollow in an unfinished configuration); the line is the mean over seeds, band and whiskers
     its 95 % interval. A diverged seed is a cross at the foot of the panel. A field of words gets one place per word,
@@ -83,7 +88,7 @@ def score_figure(frame: pd.DataFrame, path: str | AnyPath) -> None:
     datasets = list(dict.fromkeys(frame["dataset"]))
     columns = min(len(datasets), _PANELS_PER_ROW)
     lines = math.ceil(len(datasets) / columns)
-    horizontal = _horizontal_field(frame)
+    horizontal = horizontal or _horizontal_field(frame)
     folded = _folded_fields(frame, horizontal)
     series = _series(frame, horizontal, folded)
     style: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
@@ -93,7 +98,7 @@ def score_figure(frame: pd.DataFrame, path: str | AnyPath) -> None:
         FigureCanvasAgg(figure)
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         for panel, dataset in zip(axes, datasets, strict=False):
-            _panel(panel, frame, dataset, series, horizontal, joined=not folded)
+            _panel(panel, frame, dataset, series, horizontal, words, joined=not folded)
         for panel in axes[len(datasets) :]:
             panel.set_axis_off()
         marks = textwrap.fill(_legend_of_marks(frame, folded), _LETTERS_PER_PANEL * columns)
@@ -113,14 +118,14 @@ def _folded_fields(frame: pd.DataFrame, horizontal: str | None) -> list[str]:
     """Swept numbers that have too many values for colours, or about as many as there are configurations."""
     configurations = frame["config_id"].nunique() / frame["dataset"].nunique()
     values = {name: {value for value in frame[name] if value is not None} for name in swept_fields(frame)}
-    most = min(len(_STYLES), max(_ALWAYS_TOLD_APART, math.ceil(configurations) - 1))
+    most = min(len(STYLES), max(_ALWAYS_TOLD_APART, math.ceil(configurations) - 1))
     return [name for name, own in values.items() if name != horizontal and _is_numeric(own) and len(own) > most]
 
 
 def _series(frame: pd.DataFrame, horizontal: str | None, folded: Sequence[str]) -> list[_Series]:
     others = [name for name in swept_fields(frame) if name != horizontal and name not in folded]
     several = frame["algorithm"].nunique() > 1
-    styles = itertools.cycle(_STYLES)
+    styles = itertools.cycle(STYLES)
     series: dict[str, _Series] = {}
     for _, row in frame.iterrows():
         words = [f"{name}={text(row[name])}" for name in others if row[name] is not None]
@@ -132,7 +137,13 @@ def _series(frame: pd.DataFrame, horizontal: str | None, folded: Sequence[str]) 
 
 
 def _panel(
-    axes: Axes, frame: pd.DataFrame, dataset: Any, series: Sequence[_Series], horizontal: str | None, joined: bool
+    axes: Axes,
+    frame: pd.DataFrame,
+    dataset: Any,
+    series: Sequence[_Series],
+    horizontal: str | None,
+    words: str | None,
+    joined: bool,
 ) -> None:
     values: list[Any] = [one.name for one in series]
     if horizontal is not None:
@@ -149,7 +160,7 @@ def _panel(
             _draw_level(axes, one, rows)
     algorithms = list(dict.fromkeys(frame["algorithm"]))
     axes.set_title(f"{algorithms[0]} on {dataset}" if len(algorithms) == 1 else dataset, fontsize=8)
-    metric = metric_in_words(frame["metric"].iloc[0])
+    metric = words or metric_in_words(frame["metric"].iloc[0])
     axes.set_ylabel(f"{metric} (best: oracle)" if frame["select"].iloc[0] == "best" else metric)
     letters = PAPER_LETTERS.get(horizontal or "", "")
     axes.set_xlabel(f"{horizontal} ({letters})" if letters else horizontal or "algorithm")

@@ -135,11 +135,11 @@ class _Replaced:
 
 def histograms(errors: Mapping[str, Sequence[np.ndarray]], path: str) -> None:
     """One panel per method: the errors of all seeds, with and without the control."""
-    figure = new_figure(7.2, 2.4)
+    figure = new_figure(max(3.5, 1.8 * sum(not label.endswith(CLIPPED) for label in errors)), 2.4)
     largest = max(float(np.abs(own).max()) for seeds in errors.values() for own in seeds)
     bins = np.linspace(-largest, largest, 82)
     plain = [label for label in errors if not label.endswith(CLIPPED)]
-    panels = figure.subplots(1, len(plain), sharex=True, sharey=True)
+    panels = figure.subplots(1, len(plain), sharex=True, sharey=True, squeeze=False)[0]
     for axes, label in zip(panels, plain):
         axes.hist(np.concatenate(errors[label]), bins, histtype="stepfilled", color=SKY, label="as published")
         if (control := label + CLIPPED) in errors:
@@ -149,7 +149,9 @@ def histograms(errors: Mapping[str, Sequence[np.ndarray]], path: str) -> None:
         axes.locator_params(axis="x", nbins=3)
         small_print(axes, f"{label}: std {np.mean([own.std() for own in errors[label]]):.2g}")
     figure.supxlabel("Bellman error $y - Q_1(s, a)$", fontsize=8)
-    panels[0].set_ylabel("transitions of all seeds", fontsize=8)
+    several = any(len(seeds) > 1 for seeds in errors.values())
+    panels[0].set_ylabel("transitions of all seeds" if several else "transitions", fontsize=8)
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=2, fontsize=7, frameon=False)
+    if len(plain) < len(errors):  # otherwise there is nothing to tell apart
+        figure.legend(handles, names, loc="outside upper center", ncols=2, fontsize=7, frameon=False)
     save(figure, path)
