@@ -284,6 +284,15 @@ def check(spec: SweepSpec) -> None:
         raise UsageError(f"scheduler takes Halving(first=...), or None, not {spec.scheduler!r}")
     if not isinstance(spec.searcher, Optuna | None):
         raise UsageError(f"searcher takes Optuna(trials=...), or None, not {spec.searcher!r}")
+    if spec.scheduler is not None:
+        spec.scheduler.check_values()
+    if spec.searcher is not None:
+        spec.searcher.check()
+    if spec.searcher is not None and len(spec.searcher.objectives) > 1 and spec.scheduler is not None:
+        raise UsageError(
+            "Halving compares trials by their score alone, so it does not go with a search for several objectives:"
+            f" leave out scheduler, or objectives={spec.searcher.objectives}"
+        )
     if spec.searcher is not None and spec.searcher.cohort is not None and spec.scheduler is None:
         raise UsageError(
             "cohort of Optuna says who is compared at Halving's rungs, and there is no Halving: set scheduler, or leave"

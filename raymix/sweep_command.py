@@ -185,6 +185,7 @@ def adjusted(spec: SweepSpec, options: argparse.Namespace) -> SweepSpec:
     # Fixing a hyperparameter that the sweep varies takes it out of the search.
     changes["search"] = {name: domain for name, domain in spec.search.items() if name not in fixed}
     if spec.searcher is not None and fixed:
+        check(spec.replace(**changes))  # the points may be no points
         points = ({name: value for name, value in point.items() if name not in fixed} for point in spec.searcher.points)
         changes["searcher"] = dataclasses.replace(spec.searcher, points=tuple(filter(None, points)))
     return spec.replace(**changes)

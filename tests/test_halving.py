@@ -252,10 +252,11 @@ SPEC = SweepSpec(algorithm="lom", datasets=("two-modes",), preset="small", steps
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Halving(first=0), ("first of Halving", "at least 1", "not 0")),
-        (lambda: Halving(first=1.5), ("first of Halving", "1.5")),
-        (lambda: Halving(first=100, reduction=1), ("reduction of Halving", "at least 2", "not 1")),
-        (lambda: Halving(first=100, statistic="median"), ("mean, iqm, min, lower_bound", "'median'")),
+        (lambda: Halving(first=0).check_values(), ("first of Halving", "at least 1", "not 0")),
+        (lambda: Halving(first=1.5).check_values(), ("first of Halving", "1.5")),
+        (lambda: Halving(first=100, reduction=1).check_values(), ("reduction of Halving", "at least 2", "not 1")),
+        (lambda: Halving(first=100, statistic="median").check_values(), ("mean, iqm, min, lower_bound", "'median'")),
+        (lambda: expand(SPEC.replace(scheduler=Halving(first=0))), ("first of Halving", "not 0")),
         (lambda: expand(SPEC.replace(scheduler="asha")), ("scheduler takes Halving(first=...)", "'asha'")),
         (lambda: expand(SPEC.replace(scheduler=Halving(first=150))), ("multiple of evaluate_every (100)", "150")),
         (lambda: expand(SPEC.replace(scheduler=Halving(first=3_000))), ("fewer than the trial's 3000", "not 3000")),

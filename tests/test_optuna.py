@@ -15,6 +15,8 @@ from typing import Any
 
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.trial import TrialState
 from ray import tune
 from ray.tune.experiment import Trial
@@ -28,7 +30,10 @@ from raymix.job import job_of
 from raymix.packing.sharing import SearchPlaces
 from raymix.plan import describe, expand, read_description, seat, studies, write_description
 from raymix.report import write_report
+from raymix.report.comparison import wide_table
+from raymix.report.front import pareto_front
 from raymix.report.journal import write_journal
+from raymix.report.page_facts import page_facts
 from raymix.report.runs import read_runs
 from raymix.search.decided import NAME
 from raymix.search.optuna import COMPLETE, DIVERGED, LOST, PRUNED, RUNNING, Dimension, Told, study_of, suggest
@@ -163,6 +168,69 @@ def test_tunes_search_spaces_as_dimensions(domain: Any, ends: list[Any], inside:
     assert [dimension.decoded(dimension.encoded(value)) for value in values] == values
 
 
+# Two objectives
+
+
+BOTH = ("score", "agent_seconds")
+
+
+def cost_of(params: dict[str, Any]) -> float:
+    """Against the response: what is cheap is few components and critics."""
+    return params["components"] + params["critics"]
+
+
+def searched_for_both(sampler: str, seed: int, trials: int) -> list[Told]:
+    told: list[Told] = []
+    for number in range(trials):
+        params = suggest(SPACE, sampler, False, told, [seed, 0], number, costs=True)
+        told.append(Told(params, COMPLETE, response(params), cost=cost_of(params)))
+    return told
+
+
+def brute_force_front(points: list[tuple[float, float]]) -> list[bool]:
+    """Less is better in both."""
+    return [
+        not any(x <= own_x and y <= own_y and (x, y) != (own_x, own_y) for x, y in points) for own_x, own_y in points
+    ]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_suggestions_for_two_objectives_are_a_function_of_what_is_known(sampler: str) -> None:
+    """And of both of it: other costs, other suggestions. Diverged trials and such at work go with it."""
+    told = searched_for_both("random", 0, 14)
+    told += [Told(told[0].params, DIVERGED), Told(told[1].params, RUNNING), Told(told[2].params, LOST)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        first = suggest(SPACE, sampler, False, told, [0, 0], 17, costs=True)
+        assert first == suggest(SPACE, sampler, False, told, [0, 0], 17, costs=True)
+        dear = [dataclasses.replace(each, cost=each.cost and 100.0 / each.cost) for each in told]
+        assert first != suggest(SPACE, sampler, False, dear, [0, 0], 17, costs=True)
+    study = study_of(SPACE, False, told, costs=True)
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    known = [each for each in told if each.value is not None and each.cost is not None]
+    diverged = study.trials[14]
+    assert diverged.values == [min(each.value or 0.0 for each in known), max(each.cost or 0.0 for each in known)]
+    assert len(study.trials) == 16
+
+
+def test_tpe_finds_more_of_the_front_than_random_search() -> None:
+    """20 trials by each sampler and seed: of the front of all, most points are TPE's."""
+    from_tpe = 0
+    for seed in range(6):
+        sides = {sampler: searched_for_both(sampler, seed, 40) for sampler in ("tpe", "random")}
+        points = [(-(each.value or 0.0), each.cost or 0.0) for side in sides.values() for each in side]
+        front = brute_force_front(points)
+        from_tpe += sum(front[:40]) > sum(front[40:])
+    assert from_tpe >= 5
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([0.0, 1.0, 2.0, 3.5, NAN, math.inf])] * 2), max_size=12))
+def test_the_front_is_that_of_brute_force(points: list[tuple[float, float]]) -> None:
+    finite = [point for point in points if all(map(math.isfinite, point))]
+    marks = iter(brute_force_front(finite))
+    assert pareto_front(points) == [all(map(math.isfinite, point)) and next(marks) for point in points]
+
+
 # A run's studies, with a ledger that the test writes
 
 
@@ -202,7 +270,9 @@ class Run:
         """As a process that starts, or starts again, finds them."""
         return studies_in(self.folder)
 
-    def report(self, trial: dict[str, Any], step: int = 900, scores: list[float] | None = None) -> None:
+    def report(
+        self, trial: dict[str, Any], step: int = 900, scores: list[float] | None = None, cost: float = 1.0
+    ) -> None:
         """All seeds of a trial reach a step; a score of NaN is a diverged seed's."""
         error = error_of(trial)
         scores = [error, error] if scores is None else scores
@@ -220,7 +290,7 @@ class Run:
                 config=trial["config"],
                 metrics={"held_out/action_error": score},
                 diverged=math.isnan(score),
-                agent_seconds=1.0,
+                agent_seconds=cost,
                 wall_time=0.0,
                 version="0.1.0",
             )
@@ -442,6 +512,43 @@ def test_the_journal_is_what_the_ledger_says(tmp_path: Path, capsys: pytest.Capt
         write_journal(str(run.folder), str(target))
 
 
+def test_score_and_cost_reach_study_reports_and_journal(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The costs of a trial are those of its seeds, on average; the front is marked wherever results are shown."""
+    run = Run(tmp_path / "run", SPEC.replace(searcher=Optuna(trials=6, objectives=BOTH)))
+    live, facts = run.open(), [(3.0, 1.0), (1.0, 4.0), (2.0, 2.0), (2.5, 2.0), (NAN, 0.5), (0.5, 9.0)]
+    front = [True, True, True, False, False, False]
+    for error, cost in facts[:-1]:
+        trial = live.next()
+        assert trial is not None
+        run.report(trial, 300, [error + 1] * 2, cost=cost / 2)
+        finished(run, live, trial, scores=[error, error], cost=cost)
+    unfinished = live.next()
+    assert unfinished is not None and live.next() is None
+    run.report(unfinished, 300, [0.5, 0.5], cost=9.0)
+    told = run.open().told(0)
+    assert [(each.value, each.cost) for each in told] == [*facts[:4], (None, None), (None, None)]
+    ids = [trial["config_id"] for trial in run.plan["trials"]]
+    report = write_report(str(run.folder))
+    marks = dict(zip(report.frame["config_id"], report.frame["front"]))
+    assert [marks[each] for each in ids] == front and "Pareto front" in report.text
+    assert report.text.count("| yes") == 3 and "front" in Path(report.csv).read_text().splitlines()[0].split(",")
+    runs = read_runs([str(run.folder)])
+    wide = wide_table(runs).set_index("config_id")
+    assert [bool(wide["front"][each]) for each in ids] == front
+    assert [wide["agent_seconds"][each] for each in ids] == [cost for _, cost in facts]
+    rows = {row["id"]: row["front"] for row in page_facts(runs, forests=False)["rows"]}
+    assert [rows[each] for each in ids] == front
+    target = tmp_path / "both.journal"
+    raymix_command(["report", str(run.folder), "--optuna", str(target)])
+    (study,) = journal(target)
+    assert [direction.name for direction in study.directions] == ["MINIMIZE", "MINIMIZE"]
+    assert [trial.values for trial in study.trials[:4]] == [list(each) for each in facts[:4]]
+    assert {trial.user_attrs["config_id"] for trial in study.best_trials} == set(ids[:3])
+    again = SPEC.replace(searcher=Optuna(trials=2, objectives=BOTH, warm_start=(str(run.folder),)))
+    warmed = Run(tmp_path / "again", again).open().told(0)
+    assert {(each.value, each.cost) for each in warmed} == {*facts[:4], (None, None)}
+
+
 # The searcher and the scheduler as Tune drives them
 
 
@@ -606,13 +713,23 @@ def spec_of(**changes: Any) -> SweepSpec:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Optuna(trials=0), ("trials of Optuna", "at least 1", "not 0")),
-        (lambda: Optuna(at_once=True), ("at_once of Optuna", "or None", "not True")),
-        (lambda: Optuna(cohort=0.5), ("cohort of Optuna", "0.5")),
-        (lambda: Optuna(sampler="cmaes"), ("tpe, gp, qmc, random", "'cmaes'")),
-        (lambda: Optuna(points=(1,)), ("points of Optuna", "{'beta': 2.0}", "(1,)")),
-        (lambda: Optuna(trials=1, points=({"beta": 1}, {"beta": 2})), ("at most", "(1)", "not 2", "raise trials")),
-        (lambda: Optuna(warm_start=(1,)), ("warm_start of Optuna", "(1,)")),
+        (lambda: Optuna(trials=0).check(), ("trials of Optuna", "at least 1", "not 0")),
+        (lambda: Optuna(at_once=True).check(), ("at_once of Optuna", "or None", "not True")),
+        (lambda: Optuna(cohort=0.5).check(), ("cohort of Optuna", "0.5")),
+        (lambda: Optuna(sampler="cmaes").check(), ("tpe, gp, qmc, random", "'cmaes'")),
+        (lambda: Optuna(points=(1,)).check(), ("points of Optuna", "{'beta': 2.0}", "(1,)")),
+        (
+            lambda: Optuna(trials=1, points=({"beta": 1}, {"beta": 2})).check(),
+            ("at most", "(1)", "raise trials"),
+        ),
+        (lambda: Optuna(warm_start=(1,)).check(), ("warm_start of Optuna", "(1,)")),
+        (lambda: Optuna(objectives="speed").check(), ("('score', 'agent_seconds')", "not ('speed',)")),
+        (lambda: Optuna(objectives=3).check(), ("objectives of Optuna", "not 3")),
+        (
+            lambda: expand(spec_of(searcher=Optuna(objectives=BOTH), scheduler=Halving(first=300))),
+            ("Halving", "score alone", "leave out scheduler", "objectives=('score', 'agent_seconds')"),
+        ),
+        (lambda: expand(spec_of(searcher=Optuna(trials=0))), ("trials of Optuna", "not 0")),
         (lambda: expand(spec_of(searcher="tpe")), ("searcher takes Optuna(trials=...)", "'tpe'")),
         (lambda: expand(spec_of(samples=3)), ("set its trials", "samples=3")),
         (lambda: expand(spec_of(search={})), ("nothing for Optuna to search", "tune.loguniform(0.1, 10)")),
@@ -752,6 +869,29 @@ def test_a_search_with_early_stopping_and_all_the_room_there_is(tmp_path: Path) 
     assert output.count("stopped early") == 2
     states = [trial.state.name for trial in exported(run, tmp_path / "journal") if "run" not in trial.user_attrs]
     assert sorted(states) == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+
+
+def test_a_search_for_score_and_cost_and_its_resume(tmp_path: Path) -> None:
+    """A real sweep, stopped by its time and gone on with: all trials cost something, and some are on the front."""
+    sweep = warm_sweep(tmp_path / "earlier", f"at_once=1, objectives={BOTH}")
+    driver = Driver(tmp_path, sweep=sweep)
+    driver.wait_for_segments(12)
+    driver.process.kill()
+    driver.finish()
+    (run,) = (tmp_path / "runs").iterdir()
+    before = read_description(run)["trials"]
+    assert 0 < len(before) < 4, "the driver was killed too late to test anything"
+    status, output, errors = Driver(tmp_path, "--resume", str(run), sweep=sweep).finish()
+    assert status == 0, errors
+    plan = read_description(run)
+    assert plan["trials"][: len(before)] == before and len(plan["trials"]) == 4
+    (told,) = told_by(plan, run, ())
+    points = [(each.value or 0.0, each.cost or 0.0) for each in told]
+    assert [each.state for each in told] == [COMPLETE] * 4 and all(cost > 0 for _, cost in points)
+    frame = write_report(str(run)).frame.set_index("config_id")
+    marks = [bool(frame["front"][trial["config_id"]]) for trial in plan["trials"]]
+    assert marks == brute_force_front(points) and any(marks)
+    assert "Pareto front" in output
 
 
 def exported(run: Path, target: Path) -> list[optuna.trial.FrozenTrial]:

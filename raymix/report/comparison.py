@@ -13,6 +13,7 @@ import pandas as pd
 from raymix import ledger
 from raymix.report import HELD_OUT, SELECT, evaluations
 from raymix.report.evaluations import Configuration
+from raymix.report.front import on_fronts
 from raymix.report.runs import Runs
 from raymix.report.statistics import (
     aggregate,
@@ -21,7 +22,7 @@ from raymix.report.statistics import (
     probability_of_improvement,
     summarize,
 )
-from raymix.report.tables import natural, phases_of, shown
+from raymix.report.tables import front_score, natural, phases_of, shown, standing
 from raymix.types import UsageError
 
 
@@ -32,7 +33,8 @@ def wide_table(runs: Runs, baseline: str | None = None) -> pd.DataFrame:
     (`last`, `mean_last_3`, and `best (oracle)`, chosen by the scores that it reports); std, iqm, low and high of the
     choice `runs.select`. With a `baseline` (an algorithm with one configuration on each data set, or a config_id):
     difference from it, difference_low, difference_high, pairs (`raymix.report.statistics.difference`) and
-    probability_of_improvement, all at `runs.select`, missing where a data set lacks the baseline. config_id at the end.
+    probability_of_improvement, all at `runs.select`, missing where a data set lacks the baseline. Where cost was an
+    objective of a search: agent_seconds and front, as in `raymix.report.tables.score_table`. config_id at the end.
     Raises `UsageError` for a baseline that is not there, or is several configurations.
     """
     phases = phases_of(runs.configurations, runs.phases)
@@ -51,7 +53,14 @@ def wide_table(runs: Runs, baseline: str | None = None) -> pd.DataFrame:
         if (other := against.get(one.dataset)) is not None and scores[runs.select]:
             base = _scores(other, phases[other.algorithm][-1][0], runs.select, runs.metric)
             record |= _against(scores[runs.select], base, runs.metric)
+        if runs.costs:
+            where = standing(one, phases[one.algorithm], runs.select, runs.metric)
+            record |= {"agent_seconds": evaluations.agent_seconds(one), "front": front_score(where)}
         records.append(record | {"config_id": one.config_id})
+    if runs.costs:
+        facts = [(record["dataset"], record["front"], record["agent_seconds"]) for record in records]
+        for record, on in zip(records, on_fronts(facts, runs.metric.startswith(HELD_OUT))):
+            record["front"] = on
     records.sort(key=lambda record: [natural(record[name]) for name in ("dataset", "algorithm", *swept, "config_id")])
     frame = pd.DataFrame(records)
     return frame[[*(name for name in frame if name != "config_id"), "config_id"]]

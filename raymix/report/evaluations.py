@@ -181,6 +181,11 @@ def score(evaluations: Sequence[Evaluation], phase: str, select: str, metric: st
     return math.fsum(last) / len(last) if all(map(math.isfinite, last)) else math.nan
 
 
+def agent_seconds(one: Configuration) -> float:
+    """Device seconds spent on one of its agents, in all phases: the mean over its seeds."""
+    return one.pace.agent_seconds / len(one.seeds)
+
+
 def swept_fields(configurations: Iterable[Configuration]) -> list[str]:
     """Fields that differ between the configurations of one algorithm, in order of name."""
     seen: dict[tuple[str, str], set[str]] = defaultdict(set)

@@ -16,8 +16,8 @@ from raymix.plan import read_description
 from raymix.report import find_run
 from raymix.search.cells import Cell
 from raymix.search.halving import stopped_trials
-from raymix.search.optuna import frozen
-from raymix.search.truth import minimizes, told_by, warm
+from raymix.search.optuna import directions, frozen
+from raymix.search.truth import costs, minimizes, told_by, warm
 from raymix.types import UsageError
 
 
@@ -47,11 +47,11 @@ def write_journal(folder: str, target: str) -> list[str]:
         storage = JournalStorage(JournalFileBackend(str(journal)))
         for index, cell in enumerate(map(Cell.of, plan["studies"])):
             study = optuna.create_study(
-                storage=storage, study_name=cell.label, direction="minimize" if minimizes(plan) else "maximize"
+                storage=storage, study_name=cell.label, directions=directions(minimizes(plan), costs(plan))
             )
             names.append(cell.label)
             distributions = {name: dimension.distribution() for name, dimension in cell.space.items()}
-            for earlier, (_, _, run) in zip(warm(cell), cell.warm):
+            for earlier, (_, _, run, *_) in zip(warm(cell), cell.warm):
                 study.add_trial(frozen(cell.space, distributions, earlier, {"run": run}))
             own = [trial for trial in plan["trials"] if trial["study"] == index]
             for trial, one in zip(own, told[index]):

@@ -16,10 +16,11 @@ from scipy import stats
 
 from raymix.report import HELD_OUT, METRIC, SELECT, comparison, evaluations, metric_in_words, sensitivity
 from raymix.report.evaluations import Configuration
+from raymix.report.front import on_fronts
 from raymix.report.runs import Runs, missing
 from raymix.report.sensitivity import MOST_VALUES
 from raymix.report.statistics import FEWEST_SEEDS, Summary, difference, performance_profile, summarize
-from raymix.report.tables import Phases, natural, phases_of, shown, standing
+from raymix.report.tables import Phases, front_score, natural, phases_of, shown, standing
 
 CURVE_POINTS = 120_000
 """Of all bands in one page; beyond that curves are thinned evenly, so that a page stays below 5 MiB."""
@@ -73,6 +74,12 @@ def page_facts(
             if trial["config_id"] not in there and "config" in trial:
                 there.add(trial["config_id"])
                 rows.append(_waiting(trial, swept))
+    if runs.costs:
+        scored = ((one, front_score(details[one.config_id])) for one in runs.configurations)
+        marks = on_fronts([(one.dataset, score, evaluations.agent_seconds(one)) for one, score in scored], not higher)
+        front = {one.config_id for one, on in zip(runs.configurations, marks) if on}
+        for row in rows:
+            row["front"] = row["id"] in front
     rows.sort(key=lambda row: [natural(row[n]) for n in ("dataset", "algorithm")] + [natural(v) for v in row["fields"]])
     ranked = sorted((row for row in rows if row["mean"] is not None), key=_rank(higher))
     groups: dict[tuple[str, str], list[Configuration]] = {}

@@ -16,7 +16,7 @@ from raymix.report import SELECT, find_run
 from raymix.report.evaluations import Configuration, columns_for, configurations, require_metric
 from raymix.report.tables import Phases
 from raymix.search.halving import rungs_of, stopped_trials
-from raymix.search.truth import undecided_in_words
+from raymix.search.truth import costs, undecided_in_words
 from raymix.types import UsageError
 
 
@@ -38,6 +38,11 @@ class Runs:
     """What each run's `sweep.json` says; empty for a run that has none."""
     stopped: Collection[str] = ()
     """Ids of the configurations that were stopped early."""
+
+    @property
+    def costs(self) -> bool:
+        """Whether what a trial costs was an objective of a search."""
+        return any(map(costs, self.plans))
 
 
 def read_runs(

@@ -11,13 +11,16 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from raymix.report import METRIC, SELECT, evaluations, metric_in_words
-from raymix.report.evaluations import Configuration, configurations
+from raymix.report import HELD_OUT, METRIC, SELECT, evaluations, metric_in_words
+from raymix.report.evaluations import Configuration, agent_seconds, configurations
+from raymix.report.front import on_fronts
 from raymix.report.statistics import FEWEST_SEEDS, summarize
 from raymix.types import UsageError
 
 _BEFORE = ("dataset", "algorithm")
 _AFTER = ("scores", "mean", "std", "iqm", "low", "high", "seeds", "diverged", "phase", "step", "finished", "stopped")
+_COSTS = ("agent_seconds", "front")
+"""Where what a configuration costs was an objective."""
 _SEEDS_FIT = 10
 """Seeds that a text table lists one by one."""
 _LAST = ("metric", "select", "config_id")
@@ -43,6 +46,7 @@ def score_table(
     metric: str = "return",
     phases: Mapping[str, Phases] | None = None,
     stopped: Collection[str] = (),
+    costs: bool = False,
 ) -> pd.DataFrame:
     """One row per data set and configuration of a table from `raymix.ledger.read`.
 
@@ -57,13 +61,15 @@ def score_table(
     the seeds that did not diverge; low and high are the 95 % interval, missing for fewer than three, and equal where
     all scores are equal, which does not make the mean certain); seeds (how many),
     diverged (how many of them); phase and step (where its slowest seed is), finished, stopped (early, so it never will
-    be finished); metric, select, config_id.
+    be finished); with `costs` agent_seconds (device seconds per seed, of all phases) and front (whether no other
+    configuration on the data set is better in mean or cost without being worse in the other; of those that are
+    finished and had no diverged seed); metric, select, config_id.
     Sorted by data set, algorithm and swept fields. Raises `UsageError` for an unknown `select` or `metric`, and for
     normalized scores of a data set without references.
     """
     if select not in SELECT:
         raise UsageError(f"select is one of {', '.join(SELECT)}, not {select!r}")
-    return table_of(configurations(table, metric), select, metric, phases, stopped)
+    return table_of(configurations(table, metric), select, metric, phases, stopped, costs)
 
 
 def table_of(
@@ -72,6 +78,7 @@ def table_of(
     metric: str,
     phases: Mapping[str, Phases] | None = None,
     stopped: Collection[str] = (),
+    costs: bool = False,
 ) -> pd.DataFrame:
     """`score_table` of configurations whose scores are in `metric`."""
     swept = evaluations.swept_fields(found)
@@ -82,9 +89,14 @@ def table_of(
         record |= {name: shown(one.config[name]) for name in swept if name in one.config}
         record |= standing(one, phases[one.algorithm], select, metric)
         record["stopped"] = one.config_id in stopped and not record["finished"]
+        record |= {"agent_seconds": agent_seconds(one)} if costs else {}
         records.append(record | {"metric": metric, "select": select, "config_id": one.config_id})
     records.sort(key=lambda record: [natural(record.get(name)) for name in (*_BEFORE, *swept, "config_id")])
-    columns = [*_BEFORE, *swept, *_AFTER, *_LAST]
+    if costs:
+        facts = [(r["dataset"], front_score(r), r["agent_seconds"]) for r in records]
+        for record, on in zip(records, on_fronts(facts, metric.startswith(HELD_OUT))):
+            record["front"] = on
+    columns = [*_BEFORE, *swept, *_AFTER, *(_COSTS if costs else ()), *_LAST]
     # Object columns keep whole numbers whole beside a missing one (an algorithm without that field).
     return pd.DataFrame(
         {
@@ -94,9 +106,14 @@ def table_of(
     )
 
 
+def front_score(standing: Mapping[str, Any]) -> float:
+    """The score by which a configuration is a candidate for the Pareto front; NaN for one that is none."""
+    return standing["mean"] if standing["finished"] and not standing["diverged"] else math.nan
+
+
 def swept_fields(frame: pd.DataFrame) -> list[str]:
     """The names of the swept fields among the columns of a score table."""
-    return [str(name) for name in frame.columns if name not in (*_BEFORE, *_AFTER, *_LAST)]
+    return [str(name) for name in frame.columns if name not in (*_BEFORE, *_AFTER, *_COSTS, *_LAST)]
 
 
 def text(value: Any) -> str:
@@ -160,11 +177,14 @@ def _block(dataset: Any, frame: pd.DataFrame) -> str:
     columns["mean"] = [_score(mean, metric) if math.isfinite(mean) else "-" for mean in frame["mean"]]
     columns["95 % interval"] = [_interval(record) for _, record in frame.iterrows()]
     columns["step"] = [f"{step:,}" for step in frame["step"]]
+    if "front" in frame:
+        columns["agent-seconds"] = [f"{cost:,.1f}" for cost in frame["agent_seconds"]]
+        columns["Pareto front"] = ["yes" if on else "" for on in frame["front"]]
     columns["note"] = [_note(record) for _, record in frame.iterrows()]
     if not any(columns["note"]):
         del columns["note"]
     words = {field for field in fields if any(isinstance(value, str) for value in frame[field])}
-    left = {"algorithm", per_seed, "note"} | words
+    left = {"algorithm", per_seed, "Pareto front", "note"} | words
     widths = {name: max(len(name), *map(len, cells)) for name, cells in columns.items()}
     lines = [{name: name for name in columns}]
     lines += [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]

@@ -42,7 +42,8 @@ class Cell:
     name: str | None = None
     """`SweepSpec.label`."""
     warm: list[list[Any]] = field(default_factory=list)
-    """Results of earlier runs: [searched hyperparameters, value, folder of the run]."""
+    """Results of earlier runs: [searched hyperparameters, value, folder of the run, agent-seconds per seed]; the
+    last where that is an objective."""
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Self:

@@ -77,11 +77,7 @@ interval; and for how many seeds they first differ from the mean, or exist."""
 
 @dataclass(frozen=True)
 class Halving:
-    """Stop the worst trials early: of those that reach a rung, the best 1 / `reduction` go on. See the module.
-
-    Raises:
-        UsageError: a value makes no sense.
-    """
+    """Stop the worst trials early: of those that reach a rung, the best 1 / `reduction` go on. See the module."""
 
     first: int
     """Gradient steps of the last phase at the first rung; a multiple of `evaluate_every`."""
@@ -90,7 +86,8 @@ class Halving:
     statistic: str = "mean"
     """What trials are compared by: a key of `STATISTICS`, over the metric of the seeds."""
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
+        """Raise `UsageError` for values that make no sense. (Not while a sweep's file is read: that is a traceback.)"""
         for name, low, example in (("first", 1, 1_000), ("reduction", 2, 3)):
             value = getattr(self, name)
             if type(value) is not int or value < low:

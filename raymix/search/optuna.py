@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -25,11 +25,17 @@ if TYPE_CHECKING:
 
 SAMPLERS = {
     "tpe": "tree-structured Parzen estimators; also learns from trials that were stopped early",
-    "gp": "a Gaussian process; learns only from trials that were trained to the end",
+    "gp": "a Gaussian process; learns only from trials that were trained to the end; random before there are 10",
     "qmc": "a scrambled Sobol sequence: covers the space evenly, whatever the results",
     "random": "independent draws",
 }
 """How points are chosen. The first two are Optuna's, as are their settings."""
+
+OBJECTIVES = {
+    "score": "the sweep's metric",
+    "agent_seconds": "seconds of the device that training took, per seed; less is better",
+}
+"""What a search may ask for."""
 
 COMPLETE, PRUNED, DIVERGED, RUNNING, LOST = "COMPLETE", "PRUNED", "DIVERGED", "RUNNING", "LOST"
 """States of a trial: trained to the end, stopped early, without a finite value, at work or waiting, without a result
@@ -42,9 +48,6 @@ class Optuna:
 
     Fields of `SweepSpec.search` that are `tune.grid_search` span a grid; each cell of that grid, on each data set, is
     a study of its own, which learns nothing from the others. All other fields are what a study searches.
-
-    Raises:
-        UsageError: a value makes no sense.
     """
 
     trials: int = 24
@@ -62,8 +65,21 @@ class Optuna:
     cohort: int | None = None
     """With `Halving`: so many trials of a study that follow one another are compared with each other. None: as many as
     leave one at the last rung."""
+    objectives: tuple[str, ...] = ("score",)
+    """Keys of `OBJECTIVES`. With ("score", "agent_seconds") there is no best trial, but a Pareto front: those that no
+    other one beats in both, which reports mark. `tpe` and `gp` then learn from both. (Optuna's NSGA-II is none of the
+    samplers, since its generations are more than the trials and their results.) Does not go with `Halving`."""
 
     def __post_init__(self) -> None:
+        # What one person writes for another's tuple; what makes no sense waits for `check`.
+        for name, one in (("points", Mapping), ("warm_start", str), ("objectives", str)):
+            given = getattr(self, name)
+            given = (given,) if isinstance(given, one) else given
+            if isinstance(given, list | tuple):
+                object.__setattr__(self, name, tuple(dict(e) if isinstance(e, Mapping) else e for e in given))
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that make no sense. (Not while a sweep's file is read: that is a traceback.)"""
         for name, none in (("trials", False), ("at_once", True), ("cohort", True)):
             value = getattr(self, name)
             if not (none and value is None) and (type(value) is not int or value < 1):
@@ -71,19 +87,20 @@ class Optuna:
                 raise UsageError(f"{name} of Optuna takes {allowed}, not {value!r}")
         if self.sampler not in list(SAMPLERS):
             raise UsageError(f"sampler of Optuna is one of {', '.join(SAMPLERS)}, not {self.sampler!r}")
-        points = (self.points,) if isinstance(self.points, Mapping) else self.points
-        if not isinstance(points, list | tuple) or not all(isinstance(point, Mapping) and point for point in points):
+        points = self.points
+        if not isinstance(points, tuple) or not all(isinstance(point, Mapping) and point for point in points):
             raise UsageError(f"points of Optuna takes dictionaries such as ({{'beta': 2.0}},), not {self.points!r}")
         if len(points) > self.trials:
             raise UsageError(
                 f"points of Optuna takes at most as many as there are trials ({self.trials}), not {len(points)}; raise"
                 " trials, or leave some out"
             )
-        object.__setattr__(self, "points", tuple(dict(point) for point in points))
-        folders = (self.warm_start,) if isinstance(self.warm_start, str) else self.warm_start
-        if not isinstance(folders, list | tuple) or not all(isinstance(folder, str) for folder in folders):
+        folders = self.warm_start
+        if not isinstance(folders, tuple) or not all(isinstance(folder, str) for folder in folders):
             raise UsageError(f"warm_start of Optuna takes folders of runs, not {self.warm_start!r}")
-        object.__setattr__(self, "warm_start", tuple(folders))
+        names = list(OBJECTIVES)
+        if self.objectives not in (tuple(names[:1]), tuple(names)):
+            raise UsageError(f"objectives of Optuna is {(names[0],)} or {tuple(names)}, not {self.objectives!r}")
 
 
 @dataclass(frozen=True)
@@ -218,6 +235,8 @@ class Told:
     """Of a complete trial: finite, in the units of the metric."""
     reports: Mapping[int, float] = field(default_factory=dict)
     """Finite values by gradient step of the last phase."""
+    cost: float | None = None
+    """Agent-seconds per seed of a complete trial, where they are an objective."""
 
 
 def suggest(
@@ -229,6 +248,7 @@ def suggest(
     number: int,
     attempt: int = 0,
     point: Mapping[str, Any] | None = None,
+    costs: bool = False,
 ) -> dict[str, Any]:
     """The hyperparameters of the next trial.
 
@@ -238,13 +258,14 @@ def suggest(
         number: of the trial in its study, from 0 on.
         attempt: counts the suggestions for this trial that had been made before; after some it is drawn at random.
         point: hyperparameters that are decided already.
+        costs: whether the cost of a trial is a second objective.
     """
     point = point or {}
     if point.keys() >= space.keys():
         return {name: point[name] for name in space}
     own = np.random.SeedSequence([*seed, number, attempt])
     if sampler in ("tpe", "gp") and attempt < _PATIENCE:
-        study = study_of(space, minimize, told, _sampler(sampler, int(own.generate_state(1)[0])))
+        study = study_of(space, minimize, told, _sampler(sampler, int(own.generate_state(1)[0])), costs)
         asked = study.ask({name: dimension.distribution() for name, dimension in space.items()}).params
         drawn = {name: dimension.decoded(asked[name]) for name, dimension in space.items()}
         return {**drawn, **point}
@@ -271,7 +292,9 @@ def _sampler(name: str, seed: int) -> BaseSampler:
     return optuna.samplers.GPSampler(seed=seed)
 
 
-def study_of(space: Space, minimize: bool, told: Sequence[Told], sampler: BaseSampler | None = None) -> Study:
+def study_of(
+    space: Space, minimize: bool, told: Sequence[Told], sampler: BaseSampler | None = None, costs: bool = False
+) -> Study:
     """A study in memory that knows these trials, as far as they say something about the space.
 
     To Optuna a failed trial says nothing, so a sampler would come back to where agents diverge, again and again; here
@@ -280,15 +303,26 @@ def study_of(space: Space, minimize: bool, told: Sequence[Told], sampler: BaseSa
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="minimize" if minimize else "maximize", sampler=sampler)
+    study = optuna.create_study(directions=directions(minimize, costs), sampler=sampler)
     distributions = {name: dimension.distribution() for name, dimension in space.items()}
     worst = math.inf if minimize else -math.inf
+    most = None
+    if costs:  # volumes of infinite boxes tell nobody from another
+        complete = [each for each in told if each.state == COMPLETE]
+        worst = (max if minimize else min)((each.value for each in complete if each.value is not None), default=0.0)
+        most = max((each.cost for each in complete if each.cost is not None), default=0.0)
     for each in told:
         if each.state == DIVERGED:
-            study.add_trial(frozen(space, distributions, Told(each.params, COMPLETE, worst)))
+            study.add_trial(frozen(space, distributions, Told(each.params, COMPLETE, worst, cost=most)))
         elif each.state != LOST:
             study.add_trial(frozen(space, distributions, each))
     return study
+
+
+def directions(minimize: bool, costs: bool) -> list[Literal["minimize", "maximize"]]:
+    """Of a study's objectives, in Optuna's words."""
+    score: Literal["minimize", "maximize"] = "minimize" if minimize else "maximize"
+    return [score, "minimize"] if costs else [score]
 
 
 def frozen(
@@ -299,7 +333,7 @@ def frozen(
 
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState["FAIL" if told.state in (DIVERGED, LOST) else told.state],
-        value=told.value,
+        values=None if told.value is None else [told.value, *([] if told.cost is None else [told.cost])],
         params={name: space[name].encoded(told.params[name]) for name in space},
         distributions=distributions,
         intermediate_values=dict(told.reports),

@@ -17,7 +17,7 @@ from raymix.search.cells import Cell
 from raymix.search.decided import DecidedWriter
 from raymix.search.halving import STOP, WAIT, cohort_of
 from raymix.search.optuna import LOST, RUNNING, Told, suggest
-from raymix.search.truth import found_in, minimizes, told_by, told_of, warm
+from raymix.search.truth import costs, found_in, minimizes, told_by, told_of, warm
 
 if TYPE_CHECKING:
     from raymix.search.halving import Ladder
@@ -58,9 +58,9 @@ class Studies:
         point = cell.points[number] if number < len(cell.points) else None
         sampler, told = self._plan["searcher"]["sampler"], self.told(index)
         for attempt in itertools.count():
-            params = suggest(
-                cell.space, sampler, minimizes(self._plan), told, cell.seed, number, attempt, None if attempt else point
-            )
+            given = None if attempt else point
+            minimize, cost = minimizes(self._plan), costs(self._plan)
+            params = suggest(cell.space, sampler, minimize, told, cell.seed, number, attempt, given, cost)
             trial = described(trial_of(cell, params), self._plan["dataset_hashes"][cell.dataset])
             # Training it again would give the same result.
             if trial["config_id"] not in self._known:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raymix import ledger
 from raymix.files import AnyPath
 from raymix.report import HELD_OUT
-from raymix.report.evaluations import columns_for, configurations, score
+from raymix.report.evaluations import agent_seconds, columns_for, configurations, score
 from raymix.search.cells import Cell
 from raymix.search.halving import halving_of, rank
 from raymix.search.optuna import COMPLETE, DIVERGED, PRUNED, RUNNING, Told
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 def minimizes(plan: dict[str, Any]) -> bool:
     """Whether less of the run's metric is better."""
     return plan["metric"].startswith(HELD_OUT)
+
+
+def costs(plan: Mapping[str, Any]) -> bool:
+    """Whether what a trial costs is an objective of the run's search."""
+    searcher = plan.get("searcher") or {}
+    return len(searcher.get("objectives", ())) > 1  # runs from before there was a choice
 
 
 def found_in(plan: dict[str, Any], run_dir: AnyPath, config_id: str | None = None) -> dict[str, Configuration]:
@@ -61,7 +67,9 @@ def told_of(
     if trial["config"][steps] in values:
         scores = [score(own, phase, plan["select"], plan["metric"]) for own in seeds]
         value = statistic(plan, [math.nan if each is None else each for each in scores])
-        return Told(params, COMPLETE, value, reports) if math.isfinite(value) else Told(params, DIVERGED, None, reports)
+        if not math.isfinite(value):
+            return Told(params, DIVERGED, None, reports)
+        return Told(params, COMPLETE, value, reports, agent_seconds(found) if costs(plan) else None)
     return Told(params, PRUNED if stopped else RUNNING, None, reports)
 
 
@@ -86,7 +94,10 @@ def told_by(plan: dict[str, Any], run_dir: AnyPath, stopped: Collection[str]) ->
 
 def warm(cell: Cell) -> list[Told]:
     """What a study was told of earlier runs."""
-    return [Told(params, DIVERGED if value is None else COMPLETE, value) for params, value, _ in cell.warm]
+    return [
+        Told(params, DIVERGED if value is None else COMPLETE, value, cost=cost[0] if cost else None)
+        for params, value, _, *cost in cell.warm
+    ]
 
 
 def total_trials(plan: dict[str, Any]) -> int:

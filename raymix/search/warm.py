@@ -35,7 +35,7 @@ def warm_started(plan: dict[str, Any]) -> dict[str, Any]:
                 own = {**plan, "seeds": list(one.seeds)}
                 told = told_of(own, cell, {"algorithm": one.algorithm, "config": one.config}, one, stopped=False)
                 if told.state in (COMPLETE, DIVERGED):
-                    cell.warm.append([dict(told.params), told.value, run_dir.name])
+                    cell.warm.append([dict(told.params), told.value, run_dir.name, told.cost])
                     used += 1
         if not used:
             raise UsageError(

@@ -289,6 +289,7 @@ function columns() {
   list.push({ name: "seeds", of: (row) => row.seeds, show: (row) => (row.lacking.length ? `${row.seeds} of ${row.seeds + row.lacking.length}` : String(row.seeds)), number: true });
   if (facts.rows.some((row) => row.diverged)) list.push({ name: "diverged", of: (row) => row.diverged, number: true });
   list.push({ name: "agent-hours", of: (row) => row.hours, show: (row) => hours(row.hours), number: true });
+  if (facts.rows.some((row) => row.front)) list.push({ name: "Pareto front", of: (row) => (row.front ? 0 : 1), show: (row) => (row.front ? "yes" : ""), word: true });
   if (facts.baseline) {
     list.push({ name: `difference from ${facts.baseline}`, of: (row) => row.difference && row.difference[0], show: (row) => (row.difference ? `${score(row.difference[0])}${row.difference[1] === null ? "" : ` (${score(row.difference[1])} to ${score(row.difference[2])})`}` : "–"), number: true });
     list.push({ name: "probability of improvement", of: (row) => row.improvement, show: (row) => (row.improvement === null ? "–" : row.improvement.toFixed(2)), number: true });
