@@ -73,15 +73,21 @@ def read_runs(
     merged = ledger.merge(tables)
     if asked is not None:
         require_metric(merged, asked)
+    of_early_ends = {name for folder, plan in plans.items() for name in stopped(plan, tables[folder])}
+    configured = configurations(merged, metric)
+    seeds = planned_seeds(plans.values())
+    # What was stopped early may have had only some of the seeds before it (`Halving.seeds`).
+    adding = {trial["config_id"] for plan in plans.values() if adds_seeds(plan) for trial in plan["trials"]}
+    seeds |= {one.config_id: sorted(one.seeds) for one in configured if one.config_id in of_early_ends & adding}
     return Runs(
         folders=found,
-        configurations=configurations(merged, metric),
+        configurations=configured,
         plans=list(plans.values()),
-        stopped={name for folder, plan in plans.items() for name in stopped(plan, tables[folder])},
+        stopped=of_early_ends,
         select=select,
         metric=metric,
         phases=phases,
-        seeds=planned_seeds(plans.values()),
+        seeds=seeds,
         notices=notices,
     )
 
@@ -102,6 +108,11 @@ def stopped(plan: Mapping[str, Any], table: pa.Table) -> Collection[str]:
     last = np.append((ids[1:] != ids[:-1]) | (seeds[1:] != seeds[:-1]), np.ones(min(1, len(ids)), bool))
     told = np.isin(table["step"].to_numpy(), sorted(rungs)) | table["diverged"].to_numpy() | last
     return stopped_trials(dict(plan), ledger.rows(table.filter(pa.array(told))))
+
+
+def adds_seeds(plan: Mapping[str, Any]) -> bool:
+    """Whether a run adds seeds to the trials that it promotes."""
+    return bool((plan.get("scheduler") or {}).get("seeds"))
 
 
 def missing(runs: Runs) -> list[str]:
