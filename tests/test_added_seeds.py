@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,9 +19,10 @@ from test_halving import FULL, SPEC
 from test_sweep import Driver, results
 
 from raymix import Halving, Optuna
-from raymix.ledger import Row
+from raymix.ledger import SCHEMA, Row
 from raymix.plan import expand, read_description
 from raymix.report.runs import missing, read_runs
+from raymix.report.tables import score_table
 from raymix.search.halving import ladders_of, parts_of, rank_at
 from raymix.search.scheduler import HalvingScheduler
 from raymix.types import UsageError
@@ -194,6 +196,19 @@ def test_the_same_seeds_train_as_far_whatever_the_order(data: st.DataObject) -> 
     (ladder,) = ladders_of(plan, tune.rows).values()
     (live,) = tune.scheduler._ladders.values()
     assert ladder.stopped() == live.stopped()
+
+
+def test_a_configuration_that_lacks_seeds_is_not_finished() -> None:
+    """Its first seed is at the end, and the others have not begun."""
+    plan = plan_of(1, (1, 1, 1))
+    first = SEEDS[0]
+    rows = [Tune(plan, lambda *at: 1.0, min, 1, {}).row("0" * 12, first, step) for step in (1, 3, 9, STEPS)]
+    table = pa.Table.from_pylist(
+        [{**vars(row), "config": '{"steps": 10}', "metrics": "{}"} for row in rows], schema=SCHEMA
+    )
+    for seeds, finished in (((), True), (SEEDS, False), ([first], True)):
+        frame = score_table(table, phases=plan["phases"], seeds=seeds)
+        assert list(frame["finished"]) == [finished]
 
 
 def test_parts_follow_from_the_rungs() -> None:

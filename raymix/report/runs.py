@@ -15,7 +15,7 @@ from raymix.plan import read_description
 from raymix.report import SELECT, find_run
 from raymix.report.evaluations import Configuration, columns_for, configurations, require_metric
 from raymix.report.tables import Phases
-from raymix.search.halving import rungs_of, stopped_trials
+from raymix.search.halving import adds_seeds, rungs_of, stopped_trials
 from raymix.search.truth import undecided_in_words
 from raymix.types import UsageError
 
@@ -108,11 +108,6 @@ def stopped(plan: Mapping[str, Any], table: pa.Table) -> Collection[str]:
     last = np.append((ids[1:] != ids[:-1]) | (seeds[1:] != seeds[:-1]), np.ones(min(1, len(ids)), bool))
     told = np.isin(table["step"].to_numpy(), sorted(rungs)) | table["diverged"].to_numpy() | last
     return stopped_trials(dict(plan), ledger.rows(table.filter(pa.array(told))))
-
-
-def adds_seeds(plan: Mapping[str, Any]) -> bool:
-    """Whether a run adds seeds to the trials that it promotes."""
-    return bool((plan.get("scheduler") or {}).get("seeds"))
 
 
 def missing(runs: Runs) -> list[str]:

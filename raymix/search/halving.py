@@ -36,7 +36,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -282,6 +282,11 @@ def halving_of(plan: dict[str, Any]) -> Halving | None:
     """What a run's `sweep.json` says of early stopping."""
     found = plan.get("scheduler")  # runs from before there was one
     return Halving(**found) if found else None
+
+
+def adds_seeds(plan: Mapping[str, Any]) -> bool:
+    """Whether a run adds seeds to the trials that it promotes."""
+    return bool((plan.get("scheduler") or {}).get("seeds"))
 
 
 def rungs_of(plan: dict[str, Any], trial: dict[str, Any]) -> list[int]:
