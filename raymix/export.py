@@ -27,7 +27,7 @@ from raymix.algorithms import base
 from raymix.evaluation.policy import Policy
 from raymix.evaluation.weights import PolicyWeights
 from raymix.files import AnyPath, path_of, write_atomically
-from raymix.job import find_newest, is_over, job_of
+from raymix.job import find_newest, is_over, jobs_of
 from raymix.learner.networks import fresh_networks
 from raymix.plan import read_description
 from raymix.random import Key
@@ -63,11 +63,12 @@ def export(folder: str, target: str | None = None, config_id: str | None = None,
     plan = read_description(run_dir)
     row = _chosen(run_dir, plan, config_id)
     trial = next(trial for trial in plan["trials"] if trial["config_id"] == row["config_id"])
-    scores = dict(zip(plan["seeds"], row["scores"]))
+    seeds = ledger.read(run_dir / "ledger", row["config_id"], [])["seed"].to_pylist()
+    scores = dict(zip(sorted(set(seeds)), row["scores"], strict=True))
     seed = _best_seed(scores, plan["metric"]) if seed is None else seed
     if seed not in scores:
         raise UsageError(f"{run_dir} has the seeds {', '.join(map(str, scores))}, not {seed}; choose one of them")
-    job = job_of(plan, trial, run_dir, "cpu", "auto")
+    job = next(job for job in jobs_of(plan, trial, run_dir, "cpu", "auto") if seed in job.seeds)
     found, _ = find_newest(job)
     if found is None or found.state["phase"] != job.phases[-1][0]:
         raise UsageError(

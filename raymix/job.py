@@ -9,7 +9,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +18,15 @@ import raymix
 from raymix import checkpoint, ledger, snapshots
 from raymix.files import AnyPath, matching, path_of
 from raymix.report import HELD_OUT
-from raymix.search.halving import cohort_of, rungs_of
+from raymix.search.halving import cohort_of, parts_of, rungs_of
 from raymix.types import Dataset, Spec, UsageError
 
 if TYPE_CHECKING:
     from raymix.packing.boundary import Boundary
     from raymix.packing.local import LocalPack
+
+NOT_BEGUN = [-1, 0]
+"""`checkpoint.order_of` before the first report."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Job:
     dataset: str
     """Canonical name."""
     seeds: list[int]
+    """All of the configuration's, or those that begin together (`raymix.search.halving.Part`)."""
     report_every: int
     """Gradient steps between two reports; in the last phase each report evaluates."""
     episodes: int
@@ -59,14 +63,27 @@ class Job:
     """Steps of the last phase at which it has to be told whether to go on (`raymix.search.halving`)."""
     cohort: str = ""
     """Those with whom it is compared there."""
+    part: int = 0
+    """Which of its configuration's parts its seeds are: 0, 1, ..."""
+    share: float = 1.0
+    """Its seeds among all of the configuration."""
+    gate: int = 0
+    """The rung that its configuration has to pass before it begins; 0: it begins at once."""
     label: str = ""
     """What a person calls the configuration."""
     device: str = "cpu"
     capture: str = "auto"
 
+    @property
+    def name(self) -> str:
+        """What its folder and its seats are called; the configuration's id, except for seeds that begin later. No such
+        name begins with another."""
+        return f"part{self.part}-{self.config_id}" if self.part else self.config_id
+
 
 def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: AnyPath, device: str, capture: str) -> Job:
-    """One of a plan's trials (`raymix.plan.seat`) as a job; `UsageError` where the run is older than packs."""
+    """One of a plan's trials (`raymix.plan.seat`) as a job with all its seeds; `UsageError` where the run is older than
+    packs."""
     if "widths" not in trial:
         raise UsageError(
             f"{run_dir} was started by a raymix that trained every trial on its own, so this one cannot go on with it;"
@@ -95,6 +112,24 @@ def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: AnyPath, device
     )
 
 
+def jobs_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: AnyPath, device: str, capture: str) -> list[Job]:
+    """One of a plan's trials as jobs, one for each part of its seeds that begins by itself; as `job_of` otherwise."""
+    whole = job_of(plan, trial, run_dir, device, capture)
+    return [
+        replace(
+            whole,
+            seeds=part.seeds,
+            rungs=part.rungs,
+            part=number,
+            share=len(part.seeds) / len(whole.seeds),
+            gate=part.gate,
+            # Who shares a phase has the same seeds in it.
+            shared=[f"{word}-part{number}" if number else word for word in whole.shared],
+        )
+        for number, part in enumerate(parts_of(plan, trial))
+    ]
+
+
 def open_pack(job: Job, dataset: Dataset) -> LocalPack:
     """The job's members in this process, at their very beginning."""
     from raymix.algorithms import base
@@ -119,6 +154,8 @@ def find_newest(job: Job, *more: AnyPath) -> tuple[checkpoint.Checkpoint | None,
     A checkpoint beyond a gap in the ledger is passed over: the missing rows are made again by training.
     """
     found, problems = checkpoint.newest([*checkpoint_folders(job), *more], limit=reported(job)[0])
+    if found is not None and checkpoint.order_of(found.state) == NOT_BEGUN:
+        found = None
     return found, [f"Skipped a damaged checkpoint: {problem}." for problem in problems]
 
 
@@ -143,8 +180,10 @@ def is_over(job: Job, start: checkpoint.Checkpoint | None) -> bool:
 
 
 def rung_at(job: Job, start: checkpoint.Checkpoint | None) -> int | None:
-    """The rung at which a checkpoint was taken; None if it was taken at none."""
-    if start is None or start.state["phase"] != job.phases[-1][0]:
+    """The rung at which a checkpoint was taken, or that is to be passed before the beginning; None if there is none."""
+    if start is None:
+        return job.gate or None
+    if start.state["phase"] != job.phases[-1][0]:
         return None
     return start.state["step"] if start.state["step"] in job.rungs else None
 
@@ -169,8 +208,8 @@ def report_points(job: Job) -> list[tuple[str, int]]:
 def reported(job: Job) -> tuple[list[int], bool]:
     """The last report up to which the ledger has every row, and whether nothing is to come after it.
 
-    The report is told as `checkpoint.order_of` does; before the first it is [-1, 0]. Training ends with the last phase,
-    or where all seeds have diverged.
+    The report is told as `checkpoint.order_of` does; before the first it is `NOT_BEGUN`. Training ends with the last
+    phase, or where all seeds have diverged.
     """
     folder = ledger_folder(job)
     table = ledger.read(folder, job.config_id, ["diverged"]) if folder.is_dir() else None
@@ -178,22 +217,23 @@ def reported(job: Job) -> tuple[list[int], bool]:
 
 
 def finished(jobs: Sequence[Job]) -> set[str]:
-    """Configuration ids of those of a run's jobs after whose last report in the ledger nothing is to come."""
+    """Names of those of a run's jobs after whose last report in the ledger nothing is to come."""
     folder = ledger_folder(jobs[0]) if jobs else None
     if folder is None or not folder.is_dir():
         return set()
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in ledger.read(folder, None, ["diverged"]).to_pylist():
         rows.setdefault(row["config_id"], []).append(row)
-    return {job.config_id for job in jobs if _reported(job, rows.get(job.config_id, ()))[1]}
+    return {job.name for job in jobs if _reported(job, rows.get(job.config_id, ()))[1]}
 
 
 def _reported(job: Job, rows: Iterable[Mapping[str, Any]]) -> tuple[list[int], bool]:
     """`reported` from the job's rows in the ledger: phase, step, seed, diverged."""
-    until, points = [-1, 0], report_points(job)
+    until, points = list(NOT_BEGUN), report_points(job)
     found: dict[tuple[str, int], dict[int, bool]] = {}
     for row in rows:
-        found.setdefault((row["phase"], row["step"]), {})[row["seed"]] = row["diverged"]
+        if row["seed"] in job.seeds:
+            found.setdefault((row["phase"], row["step"]), {})[row["seed"]] = row["diverged"]
     phases = list(dict.fromkeys(phase for phase, _ in points))
     for phase, step in points:
         seeds = found.get((phase, step), {})
@@ -213,17 +253,24 @@ def ledger_folder(job: Job) -> AnyPath:
 def open_ledger(job: Job) -> ledger.LedgerWriter:
     """The job's writer, as the next attempt at it."""
     folder = ledger_folder(job)
-    return ledger.LedgerWriter(folder, job.config_id, ledger.next_attempt(folder, job.config_id))
+    attempt = ledger.next_attempt(folder, job.config_id, job.part)
+    return ledger.LedgerWriter(folder, job.config_id, attempt, job.part)
 
 
 def checkpoint_folders(job: Job) -> list[AnyPath]:
-    """All checkpoints that any attempt at this run made of this configuration, whole or not."""
-    return matching(path_of(job.run_dir) / "trials", f"*/{job.config_id}*/checkpoint_*")
+    """All checkpoints that any attempt at this run made of this job, whole or not."""
+    return matching(path_of(job.run_dir) / "trials", f"*/{job.name}*/checkpoint_*")
 
 
 def live_seats(boundary: Boundary) -> list[int]:
     """Seats whose losses have been finite so far; the others have no policy worth playing."""
     return [seat for seat, diverged in enumerate(boundary.diverged) if not diverged]
+
+
+def not_begun(job: Job) -> checkpoint.Checkpoint:
+    """What there is to keep of a job that waits to begin."""
+    phase, step = NOT_BEGUN
+    return checkpoint.Checkpoint({"config_id": job.config_id, "phase_index": phase, "step": step, "seeds": []}, [])
 
 
 def checkpoint_of(job: Job, at: Boundary) -> checkpoint.Checkpoint:

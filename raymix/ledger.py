@@ -4,7 +4,8 @@ A ledger is a folder of immutable Parquet segments, on a local disk or on any `p
 
     <config_id>-<attempt>-<sequence>-<digest>.parquet      0123456789ab-0002-000007-89abcdef01234567.parquet
 
-A trial has one `LedgerWriter`. A restarted trial writes under the next attempt, so nothing is ever overwritten; where
+(Where some of a configuration's seeds train on their own, `<config_id>.<part>` stands for it.) A trial has one
+`LedgerWriter`. A restarted trial writes under the next attempt, so nothing is ever overwritten; where
 two attempts hold the same key, `read` returns the later one. Now and then a writer puts its small segments into one and
 then removes them: opening a file costs more than its few rows do. A row that is in two segments meanwhile, or because
 the writer died in between, is read once. (A copy that is made in the midst of that may lack rows: copy it again.) The
@@ -68,7 +69,7 @@ _JOINED = 500
 """Segments that are joined at a time when they are read."""
 _MERGED = 25
 """Segments that a writer makes one of."""
-_SEGMENT = re.compile(r"([0-9a-f]{12})-(\d+)-(\d+)-([0-9a-f]{16})\.parquet")
+_SEGMENT = re.compile(r"([0-9a-f]{12})(?:\.(\d+))?-(\d+)-(\d+)-([0-9a-f]{16})\.parquet")
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -114,10 +115,16 @@ class _Segment(NamedTuple):
     """A segment's name, in the order in which segments supersede each other."""
 
     config_id: str
+    part: int
     attempt: int
     sequence: int
     digest: str
     path: str
+
+    @classmethod
+    def of(cls, match: re.Match[str], path: str) -> _Segment:
+        """By what `_SEGMENT` has found in its name."""
+        return cls(match[1], int(match[2] or 0), int(match[3]), int(match[4]), match[5], path)
 
 
 def config_id(algorithm: str, dataset_name: str, dataset_hash: str, config: Mapping[str, Any]) -> str:
@@ -141,15 +148,17 @@ class LedgerWriter:
     """Appends the rows of one trial to the ledger in `folder` (a local path or a `pyarrow` filesystem URI).
 
     `attempt` comes from `next_attempt`. Raises `UsageError` for a folder that cannot be written, and for an attempt
-    that has rows already.
+    that has rows already. Writers of different parts of one configuration have no seed in common, and count their
+    attempts apart.
     """
 
-    def __init__(self, folder: str | AnyPath, config_id: str, attempt: int) -> None:
+    def __init__(self, folder: str | AnyPath, config_id: str, attempt: int, part: int = 0) -> None:
         if not re.fullmatch(r"[0-9a-f]{12}", config_id):
             raise UsageError(f"config_id {config_id!r} is not 12 hex digits; make it with raymix.ledger.config_id")
         if attempt < 1:
             raise UsageError(f"attempt is {attempt} but counts from 1; take it from raymix.ledger.next_attempt")
         self.config_id, self.attempt, self._sequence = config_id, attempt, 0
+        self._name = f"{config_id}.{part}" if part else config_id
         self._small: dict[str, pa.Table] = {}
         self._folder = path_of(folder)
         try:
@@ -160,7 +169,7 @@ class LedgerWriter:
             if not os.access(self._folder, os.W_OK):
                 raise UsageError(f"cannot write to the ledger folder {folder}; choose another storage")
             sync_folder(self._folder.parent)
-        if (following := next_attempt(folder, config_id)) > attempt:
+        if (following := next_attempt(folder, config_id, part)) > attempt:
             raise UsageError(
                 f"attempt {attempt} of {config_id} is not after those in {folder}; "
                 f"the next one is {following} (raymix.ledger.next_attempt)"
@@ -192,7 +201,7 @@ class LedgerWriter:
         sink = pa.BufferOutputStream()
         pa.parquet.write_table(table, sink, write_page_checksum=True)
         data = sink.getvalue().to_pybytes()
-        name = f"{self.config_id}-{self.attempt:04d}-{sequence:06d}-{_digest(data)}.parquet"
+        name = f"{self._name}-{self.attempt:04d}-{sequence:06d}-{_digest(data)}.parquet"
         # Readers take only names of segments, so a writer that dies before the rename leaves nothing to read.
         write_atomically(self._folder / name, data)
         return name
@@ -205,9 +214,10 @@ class LedgerWriter:
         return record | {"config": encode(row.config), "metrics": encode(row.metrics)}
 
 
-def next_attempt(folder: str | AnyPath, config_id: str) -> int:
-    """1 + the highest attempt of this configuration in the ledger; 1 where it has none."""
-    return 1 + max((s.attempt for s in _segments(*_filesystem(folder)) if s.config_id == config_id), default=0)
+def next_attempt(folder: str | AnyPath, config_id: str, part: int = 0) -> int:
+    """1 + the highest attempt of this part of the configuration in the ledger; 1 where it has none."""
+    segments = _segments(*_filesystem(folder))
+    return 1 + max((s.attempt for s in segments if (s.config_id, s.part) == (config_id, part)), default=0)
 
 
 def read(
@@ -332,8 +342,7 @@ class Follower:
             if match is None or self._damaged.get(info.path) == state:
                 continue
             if info.path not in self._read.get(match[1], ()):
-                segment = _Segment(match[1], int(match[2]), int(match[3]), match[4], info.path)
-                self._waiting.append((segment, state))
+                self._waiting.append((_Segment.of(match, info.path), state))
         self._waiting.sort(reverse=True)
         self._changed = changed if is_old else None
 
@@ -410,7 +419,7 @@ def _filesystem(folder: str | AnyPath) -> tuple[pa.fs.FileSystem, str]:
 def _segments(filesystem: pa.fs.FileSystem, path: str) -> list[_Segment]:
     found = filesystem.get_file_info(pa.fs.FileSelector(path, allow_not_found=True))
     matches = [(match, info.path) for info in found if (match := _SEGMENT.fullmatch(info.base_name))]
-    return [_Segment(match[1], int(match[2]), int(match[3]), match[4], file) for match, file in matches]
+    return [_Segment.of(match, file) for match, file in matches]
 
 
 def _read_segment(

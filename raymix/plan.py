@@ -298,6 +298,11 @@ def check(spec: SweepSpec) -> None:
             "cohort of Optuna says who is compared at Halving's rungs, and there is no Halving: set scheduler, or leave"
             f" out cohort={spec.searcher.cohort}"
         )
+    if spec.searcher is not None and spec.scheduler is not None and spec.scheduler.seeds is not None:
+        raise UsageError(
+            "Optuna tells trials apart by all their seeds, so that Halving cannot add to them"
+            f" seeds={spec.scheduler.seeds!r} one rung after another; leave out the searcher, or the seeds of Halving"
+        )
     if spec.searcher is not None and spec.samples != 1:
         raise UsageError(
             f"Optuna says itself how many trials there are: set its trials, and leave out samples={spec.samples}"
@@ -411,7 +416,7 @@ def describe(specs: Sequence[SweepSpec], name: str, hashes: dict[str, str], vers
         "metric": common.metric,
         "held_out": common.held_out,
         "select": common.select,
-        "scheduler": None if common.scheduler is None else dataclasses.asdict(common.scheduler),
+        "scheduler": None if common.scheduler is None else common.scheduler.to_dict(),
         "searcher": None if searcher is None else json.loads(json.dumps(dataclasses.asdict(searcher))),
         "seats": common.seats,
         "cpus_per_pack": common.cpus_per_pack,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from raymix.job import in_words
+from raymix.job import Job, in_words
 from raymix.report import ACTION_ERROR
 from raymix.waiting import duration
 
@@ -29,6 +30,8 @@ class _Line:
     speed: str = ""
     restored: float = 0.0
     """Progress that this attempt found done."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Of the progress, what each of its jobs has made; they differ in their seeds (`raymix.job.Job.part`)."""
 
 
 @dataclass
@@ -70,15 +73,22 @@ class Progress(Callback):
     """
 
     def __init__(
-        self, labels: dict[str, str], done: list[str], header: list[str], quiet: bool = False, total: int | None = None
+        self,
+        labels: dict[str, str],
+        done: list[str],
+        header: list[str],
+        quiet: bool = False,
+        total: int | None = None,
+        begun: Mapping[str, float] | None = None,
     ) -> None:
         """`labels` by configuration id, to which those of a search are added while it runs; `done` are those that need
-        no training any more; `total` is how many trials there will be, if more."""
+        no training any more; `total` is how many trials there will be, if more; `begun` is the share of the seeds that
+        need none, of those trials that are not done."""
         self._labels = labels
         self._screen: _Screen | None = None
         self._live: Live | None = None
-        self.failed: dict[str, str] = {}
-        """Trials that Tune has given up, by configuration id, with the last line of their errors."""
+        self.failed: dict[str, tuple[str, str]] = {}
+        """Configuration id of trials that Tune has given up and the last line of their errors, by their folders."""
         if quiet:
             return
         # Where nobody watches, lines stay whole for whoever reads the log.
@@ -87,6 +97,8 @@ class Progress(Callback):
         lines = {config_id: _Line(label) for config_id, label in labels.items()}
         for config_id in done:
             lines[config_id] = _Line(labels[config_id], "done before", progress=1.0, restored=1.0)
+        for config_id, share in (begun or {}).items():
+            lines[config_id].progress = lines[config_id].restored = lines[config_id].parts["before"] = share
         self._screen = _Screen(console, lines, "\n".join(header), total or len(labels))
         if console.is_terminal:
             self._live = Live(self._screen, console=console, refresh_per_second=4)
@@ -103,14 +115,15 @@ class Progress(Callback):
             self._live.stop()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._update(trial, status="starting", phase="loading and compiling")
+        if not trial.config["job"].get("gate"):  # such seeds may have to wait before they begin
+            self._update(trial, status="starting", phase="loading and compiling")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         if "phase" not in result or self._screen is None:
             return
-        line = self._line(trial)
+        line, job = self._line(trial), Job(**trial.config["job"])
         scores = result.get("evaluation/returns")
         score = in_words(scores) if scores else f"{result[ACTION_ERROR]:.4g}" if ACTION_ERROR in result else None
         self._update(
@@ -119,7 +132,7 @@ class Progress(Callback):
             phase=f"{result['phase']} {result['phase_step']:,}",
             progress=result["progress"],
             # A trial that waited at a rung goes on from there: this attempt found less done.
-            restored=line.restored if line.progress else result["restored"],
+            restored=line.restored + (0.0 if line.parts.get(job.name) else result["restored"] * job.share),
             speed=f"{result['training/steps_per_second']:,.0f}",
             **({"score": score} if score else {}),
         )
@@ -128,11 +141,13 @@ class Progress(Callback):
         if self._live is None:
             told = "return" if scores else "held-out action error"
             score = f", {told} {line.score}" if line.score else ""
-            self._screen.console.print(f"{line.label}: {line.phase}{score} ({self._screen.clock()})")
+            seeds = f", seeds {' '.join(map(str, job.seeds))}" if job.share < 1 else ""
+            self._screen.console.print(f"{line.label}{seeds}: {line.phase}{score} ({self._screen.clock()})")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         last = trial.last_result or {}
-        early = last.get("progress", 1.0) < 1.0 and last.get("seeds_left", 0) > 0
+        waited = last.get("phase") is None and "rung" in last  # its seeds have not begun
+        early = last.get("progress", 1.0) < 1.0 and (waited or last.get("seeds_left", 0) > 0)
         self._update(trial, status="stopped" if early else "done", progress=1.0)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -142,7 +157,8 @@ class Progress(Callback):
         self._update(trial, status="starting", phase="")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.failed[trial.config["job"]["config_id"]] = last_error(trial)
+        job = Job(**trial.config["job"])
+        self.failed[job.name] = job.config_id, last_error(trial)
         self._update(trial, status="failed")
 
     def _line(self, trial: Any) -> _Line:
@@ -161,7 +177,10 @@ class Progress(Callback):
 
     def _update(self, trial: Any, **changes: Any) -> None:
         if self._screen is not None:
-            line = self._line(trial)
+            line, job = self._line(trial), Job(**trial.config["job"])
+            if "progress" in changes:
+                line.parts[job.name] = changes["progress"] * job.share
+                changes["progress"] = sum(line.parts.values())
             for name, value in changes.items():
                 setattr(line, name, value)
 

@@ -21,11 +21,11 @@ import raymix
 from raymix import ledger
 from raymix.data.held_out import held_out_episodes
 from raymix.files import AnyPath, matching
-from raymix.job import finished, job_of
+from raymix.job import Job, finished, job_of, jobs_of
 from raymix.plan import SweepSpec, describe, expand, read_description, seat, settled
 from raymix.remote import RemotePath
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
-from raymix.search.halving import stopped_trials
+from raymix.search.halving import STOP, halving_of, ladders_of
 from raymix.search.truth import total_trials, undecided
 from raymix.types import Dataset, Interrupted, Spec, SweepFailed, UsageError
 from raymix.watching import require
@@ -199,7 +199,8 @@ def _tell_trackers(plan: dict[str, Any], run_dir: AnyPath, datasets: dict[str, D
     trackers = trackers_of(options.log_to, plan, run_dir)
     labels = trial_labels(plan)
     specs = {name: loaded.spec for name, loaded in datasets.items()}
-    tracking = Tracking(trackers, plan, run_dir, specs, labels, list(labels), lambda told: print(told, file=sys.stderr))
+    done = [job.name for job in all_jobs(plan, run_dir)]
+    tracking = Tracking(trackers, plan, run_dir, specs, labels, done, lambda told: print(told, file=sys.stderr))
     tracking.setup()
     tracking.on_experiment_end([])
     if not options.quiet:
@@ -248,6 +249,7 @@ def _run_trials(
     device = "cuda" if gpus else "cpu"
     labels = trial_labels(plan)
     ladders = ladders_in(plan, run_dir)
+    left = unfinished_jobs(plan, run_dir, device, options.capture)
     total, at_once = total_trials(plan), math.inf
 
     def tune_config_of(trial: dict[str, Any]) -> dict[str, Any]:
@@ -266,12 +268,15 @@ def _run_trials(
     else:
         # The largest first: a long trial that starts last runs on alone while the other cores idle. Those of one pack
         # follow one another.
+        # Seeds that have to wait for a rung come last.
         sizes = {trial["config_id"]: network_size(trial, datasets[trial["dataset"]].spec) for trial in missing}
-        ordered = sorted(missing, key=lambda trial: (-sizes[trial["config_id"]], trial["pack"]))
-        space["job"] = tune.grid_search([tune_config_of(trial)["job"] for trial in ordered])
+        ordered = sorted(left, key=lambda job: (job.part, -sizes[job.config_id], job.pack))
+        space["job"] = tune.grid_search([dataclasses.asdict(job) for job in ordered])
     trackers = trackers_of(options.log_to, plan, run_dir)
+    halving = halving_of(plan)
+    seeds = halving.seeds_in_words(len(plan["seeds"])) if halving else len(plan["seeds"])
     header = [
-        f"{plan['sweep']}: {total} trials of {', '.join(plan['phases'])}, {len(plan['seeds'])} seeds each,"
+        f"{plan['sweep']}: {total} trials of {', '.join(plan['phases'])}, {seeds} seeds each,"
         f" on {cluster.cpus} CPUs and {cluster.gpus} GPUs",
         f"results   {run_dir}",
         *([f"dashboard {cluster.dashboard}  (its token: ray get-auth-token)"] if cluster.dashboard else []),
@@ -279,10 +284,14 @@ def _run_trials(
         *notices,
     ]
     done_before = sorted(labels.keys() - {trial["config_id"] for trial in missing})
-    progress = Progress(labels, done_before, header, options.quiet, total)
+    done_jobs = sorted({job.name for job in all_jobs(plan, run_dir)} - {job.name for job in left})
+    begun = {trial["config_id"]: 1.0 for trial in missing}
+    for job in left:
+        begun[job.config_id] -= job.share
+    progress = Progress(labels, done_before, header, options.quiet, total, begun)
     gauges = Gauges(plan, run_dir, len(done_before), broker)
     specs = {name: loaded.spec for name, loaded in datasets.items()}
-    tracking = Tracking(trackers, plan, run_dir, specs, labels, done_before, progress.tell)
+    tracking = Tracking(trackers, plan, run_dir, specs, labels, done_jobs, progress.tell)
     trainable: Any = tune.with_resources(
         tune.with_parameters(Member, store=store), lambda config: resources_per_trial(config["job"], cpus, gpus)
     )
@@ -331,8 +340,8 @@ def _run_trials(
         del broker
     folder = run_dir / "trials" / f"attempt-{attempt}"
     return full + [
-        f"The trial {labels[config_id]} failed: {problem} (in full: {folder / config_id / 'error.txt'})"
-        for config_id, problem in progress.failed.items()
+        f"The trial {labels[config_id]} failed: {problem} (in full: {folder / name / 'error.txt'})"
+        for name, (config_id, problem) in progress.failed.items()
     ]
 
 
@@ -361,8 +370,8 @@ def network_size(trial: dict[str, Any], spec: Spec) -> int:
 
 
 def trial_folder(trial: Any) -> str:
-    """Trials are filed by configuration, so that a later attempt finds their checkpoints."""
-    return trial.config["job"]["config_id"]
+    """Trials are filed by configuration and seeds, so that a later attempt finds their checkpoints."""
+    return Job(**trial.config["job"]).name
 
 
 def trial_labels(plan: dict[str, Any]) -> dict[str, str]:
@@ -378,11 +387,28 @@ def trial_labels(plan: dict[str, Any]) -> dict[str, str]:
 def finished_trials(plan: dict[str, Any], run_dir: AnyPath) -> set[str]:
     """Configuration ids of which the ledger has every row to the end: that of training, or where all seeds have
     diverged, or where the trial was stopped early."""
-    jobs = [job_of(plan, trial, run_dir, device="cpu", capture="auto") for trial in plan["trials"]]
+    return {trial["config_id"] for trial in plan["trials"]} - {job.config_id for job in unfinished_jobs(plan, run_dir)}
+
+
+def all_jobs(plan: dict[str, Any], run_dir: AnyPath, device: str = "cpu", capture: str = "auto") -> list[Job]:
+    """The jobs of all trials that are decided."""
+    return [job for trial in plan["trials"] for job in jobs_of(plan, trial, run_dir, device, capture)]
+
+
+def unfinished_jobs(plan: dict[str, Any], run_dir: AnyPath, device: str = "cpu", capture: str = "auto") -> list[Job]:
+    """Those to which something may be added, going by the ledger."""
+    jobs, folder = all_jobs(plan, run_dir, device, capture), run_dir / "ledger"
     over = finished(jobs)
-    folder = run_dir / "ledger"
     rows = ledger.rows(ledger.read(folder)) if plan.get("scheduler") and folder.is_dir() else []
-    return over | set(stopped_trials(plan, rows))
+    ladders = ladders_of(plan, rows)
+    over_early = {trial for ladder in ladders.values() for trial in ladder.stopped()}
+
+    def is_left(job: Job) -> bool:
+        if job.name in over or job.config_id in over_early:
+            return False
+        return not job.gate or ladders[job.cohort].standing_at(job.config_id, job.gate) != STOP
+
+    return list(filter(is_left, jobs))
 
 
 @contextlib.contextmanager

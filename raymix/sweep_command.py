@@ -248,7 +248,9 @@ def dry_run(specs: Sequence[SweepSpec], root: AnyPath, as_json: bool) -> str:
     bound = "about" if specs[0].scheduler is None else "at most about"
     cost = f"{bound} {hours:.2f} device hours ({why})" if hours is not None else f"device hours: {why}"
     at_least = "at least " if cells else ""
-    total = f"{len(planned)} trials x {len(seeds)} seeds, {at_least}{len(programs)} different programs, {cost}"
+    scheduler = specs[0].scheduler
+    number = scheduler.seeds_in_words(len(seeds)) if scheduler else len(seeds)
+    total = f"{len(planned)} trials x {number} seeds, {at_least}{len(programs)} different programs, {cost}"
     return "\n".join([*lines, total])
 
 

@@ -22,6 +22,7 @@ from raymix.job import (
     find_newest,
     is_over,
     live_seats,
+    not_begun,
     open_ledger,
     progress_of,
     record,
@@ -114,7 +115,9 @@ class Member(tune.Trainable):
         return {**told, "notices": notices} if notices else told
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        if self._reported is None:  # before the first report there is nothing to save but what comes next
+        if self._reported is None and self._seat is None and self.job.gate:
+            checkpoint.write(checkpoint_dir, not_begun(self.job))
+        elif self._reported is None:  # before the first report there is nothing to save but what comes next
             self._seat = self._seat or self._sit_down()
             self._untold = self._untold or self._seat.take()
             checkpoint.write(checkpoint_dir, checkpoint_of(self.job, self._untold))

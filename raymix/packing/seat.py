@@ -66,7 +66,7 @@ class Seat:
         self._pack: Any
         what = f"{job.algorithm} on {job.dataset}"
         self._ticket, self._pack = ray.get(
-            self._broker.seat.remote(job.config_id, self._place, job.pack, width, len(job.seeds), what)
+            self._broker.seat.remote(job.name, self._place, job.pack, width, len(job.seeds), what)
         )
         self._pack.join.remote(self._ticket, dataclasses.asdict(job), self._store, self._start)
 

@@ -91,7 +91,7 @@ def write_report(run_dir: str | AnyPath, select: str | None = None, metric: str 
     from raymix import ledger
     from raymix.report import figures, tables
     from raymix.report.evaluations import require_metric
-    from raymix.search.halving import stopped_trials
+    from raymix.search.halving import adds_seeds, stopped_trials
     from raymix.search.truth import costs, undecided_in_words
 
     run_dir = find_run(run_dir)
@@ -108,6 +108,7 @@ def write_report(run_dir: str | AnyPath, select: str | None = None, metric: str 
         phases=plan.get("phases", {}),
         stopped=stopped_trials(plan, ledger.rows(table)),
         costs=costs(plan),
+        seeds=plan["seeds"] if adds_seeds(plan) else (),
     )
     if frame.empty:
         raise UsageError(f"the ledger of {run_dir} has no results yet; ask again after the run's first report")

@@ -21,6 +21,7 @@ from raymix.report.runs import Runs, missing
 from raymix.report.sensitivity import MOST_VALUES
 from raymix.report.statistics import FEWEST_SEEDS, Summary, difference, performance_profile, summarize
 from raymix.report.tables import Phases, front_score, natural, phases_of, shown, standing
+from raymix.search.halving import adds_seeds
 
 CURVE_POINTS = 120_000
 """Of all bands in one page; beyond that curves are thinned evenly, so that a page stays below 5 MiB."""
@@ -145,13 +146,14 @@ def _row(
     one: Configuration, detail: Mapping[str, Any], swept: Sequence[str], phases: Mapping[str, Phases], runs: Runs
 ) -> dict[str, Any]:
     """A line of the table of configurations."""
-    is_stopped = one.config_id in runs.stopped and not detail["finished"]
+    lacking = [seed for seed in runs.seeds.get(one.config_id, ()) if seed not in one.seeds]
+    finished = detail["finished"] and not (lacking and any(map(adds_seeds, runs.plans)))
+    is_stopped = one.config_id in runs.stopped and not finished
     if detail["diverged"] == detail["seeds"]:
         status = "diverged"
     else:
-        status = "done" if detail["finished"] else "stopped early" if is_stopped else "unfinished"
+        status = "done" if finished else "stopped early" if is_stopped else "unfinished"
     seeds = sorted(one.seeds)
-    lacking = [seed for seed in runs.seeds.get(one.config_id, ()) if seed not in one.seeds]
     over = status != "unfinished"
     return {
         "id": one.config_id,

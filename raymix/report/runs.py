@@ -15,7 +15,7 @@ from raymix.plan import read_description
 from raymix.report import SELECT, find_run
 from raymix.report.evaluations import Configuration, columns_for, configurations, require_metric
 from raymix.report.tables import Phases
-from raymix.search.halving import rungs_of, stopped_trials
+from raymix.search.halving import adds_seeds, rungs_of, stopped_trials
 from raymix.search.truth import costs, undecided_in_words
 from raymix.types import UsageError
 
@@ -78,15 +78,21 @@ def read_runs(
     merged = ledger.merge(tables)
     if asked is not None:
         require_metric(merged, asked)
+    of_early_ends = {name for folder, plan in plans.items() for name in stopped(plan, tables[folder])}
+    configured = configurations(merged, metric)
+    seeds = planned_seeds(plans.values())
+    # What was stopped early may have had only some of the seeds before it (`Halving.seeds`).
+    adding = {trial["config_id"] for plan in plans.values() if adds_seeds(plan) for trial in plan["trials"]}
+    seeds |= {one.config_id: sorted(one.seeds) for one in configured if one.config_id in of_early_ends & adding}
     return Runs(
         folders=found,
-        configurations=configurations(merged, metric),
+        configurations=configured,
         plans=list(plans.values()),
-        stopped={name for folder, plan in plans.items() for name in stopped(plan, tables[folder])},
+        stopped=of_early_ends,
         select=select,
         metric=metric,
         phases=phases,
-        seeds=planned_seeds(plans.values()),
+        seeds=seeds,
         notices=notices,
     )
 

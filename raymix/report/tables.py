@@ -47,6 +47,7 @@ def score_table(
     phases: Mapping[str, Phases] | None = None,
     stopped: Collection[str] = (),
     costs: bool = False,
+    seeds: Collection[int] = (),
 ) -> pd.DataFrame:
     """One row per data set and configuration of a table from `raymix.ledger.read`.
 
@@ -54,7 +55,8 @@ def score_table(
     `select` picks (a key of `raymix.report.SELECT`). `metric` is a key of `raymix.report.METRIC`, or begins with
     `raymix.report.HELD_OUT`; then the score is that metric. `phases` are those of each algorithm by name; without them
     the last phase that the algorithm has in the ledger is taken for its last. `stopped` are the ids of configurations
-    that were stopped early (`raymix.search.halving`).
+    that were stopped early (`raymix.search.halving`). `seeds` are those that a finished configuration has, where they
+    do not all begin together.
 
     Columns: dataset, algorithm, the swept fields (those that differ between the configurations of one algorithm);
     scores (one per seed in the order of seeds; NaN: diverged, None: not evaluated yet); mean, std, iqm, low, high (of
@@ -69,7 +71,7 @@ def score_table(
     """
     if select not in SELECT:
         raise UsageError(f"select is one of {', '.join(SELECT)}, not {select!r}")
-    return table_of(configurations(table, metric), select, metric, phases, stopped, costs)
+    return table_of(configurations(table, metric), select, metric, phases, stopped, costs, seeds)
 
 
 def table_of(
@@ -79,6 +81,7 @@ def table_of(
     phases: Mapping[str, Phases] | None = None,
     stopped: Collection[str] = (),
     costs: bool = False,
+    seeds: Collection[int] = (),
 ) -> pd.DataFrame:
     """`score_table` of configurations whose scores are in `metric`."""
     swept = evaluations.swept_fields(found)
@@ -88,6 +91,8 @@ def table_of(
         record: dict[str, Any] = {"dataset": one.dataset, "algorithm": one.algorithm}
         record |= {name: shown(one.config[name]) for name in swept if name in one.config}
         record |= standing(one, phases[one.algorithm], select, metric)
+        if record["diverged"] < record["seeds"]:
+            record["finished"] &= one.seeds.keys() >= set(seeds)
         record["stopped"] = one.config_id in stopped and not record["finished"]
         record |= {"agent_seconds": agent_seconds(one)} if costs else {}
         records.append(record | {"metric": metric, "select": select, "config_id": one.config_id})

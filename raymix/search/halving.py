@@ -18,6 +18,11 @@ best to worst.) Nobody waits for ever: the missing are running, or will be, sinc
 Trials are compared by a statistic over their seeds, in which a diverged seed is worse than any other; of equal trials
 the one with more live seeds is better, then the one whose live seeds are, then the one that the plan lists first.
 
+Seeds may be added on promotion (`Halving.seeds`): a trial then begins with its first seeds, and others of its seeds
+begin when it has passed a rung. At a rung it is compared by the seeds that are due there, once all of them have come;
+those that began later have trained as far by then as the first ones. A seed that diverged before has come, and all of
+a trial's seeds have diverged if all that are due have.
+
 The ladder is a function of the ledger, so a resumed sweep has it back by reading. There alone one rule more counts: a
 trial that has trained beyond a rung stays past it, since it may have gone on because another had failed that is now
 tried again.
@@ -28,11 +33,12 @@ one bracket; early decisions are raymix's. Imports neither ray nor torch.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raymix.types import UsageError
 
@@ -85,6 +91,13 @@ class Halving:
     """Each rung lets one in so many past, and lies so many times as far as the one before."""
     statistic: str = "mean"
     """What trials are compared by: a key of `STATISTICS`, over the metric of the seeds."""
+    seeds: tuple[int, ...] | None = None
+    """How many of the sweep's seeds train up to each rung, such as (1, 2): one up to the first rung, two up to the
+    second; beyond the last rung all do. A seed that is added trains from step 0. None: all train from the beginning."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seeds, list):  # of JSON
+            object.__setattr__(self, "seeds", tuple(self.seeds))
 
     def check_values(self) -> None:
         """Raise `UsageError` for values that make no sense. (Not while a sweep's file is read: that is a traceback.)"""
@@ -96,10 +109,28 @@ class Halving:
                 )
         if self.statistic not in list(STATISTICS):
             raise UsageError(f"statistic of Halving is one of {', '.join(STATISTICS)}, not {self.statistic!r}")
+        if self.seeds is None:
+            return
+        given: Any = self.seeds
+        numbers = given if isinstance(given, tuple) else ()
+        if not numbers or not all(type(n) is int and n >= 1 for n in numbers) or list(numbers) != sorted(numbers):
+            raise UsageError(
+                "seeds of Halving takes a whole number of at least 1 for each rung, none smaller than the one before,"
+                f" such as (1, 2), or None, not {given!r}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; those that say nothing are left out."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+    def seeds_in_words(self, seeds: int) -> str:
+        """How many of so many seeds a trial trains."""
+        return str(seeds) if self.seeds is None or self.seeds[0] == seeds else f"{self.seeds[0]} to {seeds}"
 
     def check(self, seeds: int, evaluate_every: int, steps: int) -> None:
         """Raise `UsageError` where trials of `steps` with so many seeds cannot be compared at the rungs."""
-        if seeds < (fewest := STATISTICS[self.statistic].fewest_seeds):
+        fewest = STATISTICS[self.statistic].fewest_seeds
+        if self.seeds is None and seeds < fewest:
             raise UsageError(
                 f"statistic {self.statistic!r} of Halving needs at least {fewest} seeds, not {seeds}; set"
                 f" seeds={fewest} or statistic='mean'"
@@ -111,6 +142,25 @@ class Halving:
             )
         if self.first >= steps:
             raise UsageError(f"first of Halving takes fewer than the trial's {steps} steps, not {self.first}")
+        if self.seeds is None:
+            return
+        rungs = self.rungs(steps)
+        if len(self.seeds) != len(rungs):
+            raise UsageError(
+                f"seeds of Halving takes one number for each of the {len(rungs)} rungs of {steps} steps"
+                f" ({', '.join(map(str, rungs))}), not {self.seeds!r}"
+            )
+        if self.seeds[-1] > seeds:
+            raise UsageError(
+                f"seeds of Halving takes at most the sweep's number of seeds, {seeds}, for a rung, not {self.seeds!r};"
+                " give the sweep more seeds or the rungs fewer"
+            )
+        if self.seeds[0] < fewest:
+            raise UsageError(
+                f"statistic {self.statistic!r} of Halving needs at least {fewest} seeds at every rung, not"
+                f" {self.seeds[0]} at the first; begin with {fewest} instead of seeds={self.seeds!r}, or set"
+                " statistic='mean'"
+            )
 
     def rungs(self, steps: int) -> list[int]:
         """The rungs of trials whose last phase has `steps` gradient steps."""
@@ -132,7 +182,7 @@ def rank(scores: Sequence[float], statistic: str) -> Rank:
     return of(all_scores), len(live), of(live) if live else -math.inf
 
 
-_LOST: Rank = (-math.inf, -1, -math.inf)
+LOST: Rank = (-math.inf, -1, -math.inf)
 """Of a trial that ended before the rung."""
 
 
@@ -151,6 +201,13 @@ class Ladder:
         self._steps = dict.fromkeys(trials, 0)
         self._ended: set[str] = set()
         self._standings: dict[str, str] | None = None
+        self._passed: dict[str, int] = {}
+        """How many rungs each trial has passed, as of the standings."""
+
+    @property
+    def rungs(self) -> list[int]:
+        """Steps, in order."""
+        return list(self._rungs)
 
     def enter(self, trial: str) -> None:
         """A trial that was not known before, after all others."""
@@ -164,6 +221,11 @@ class Ladder:
         self._steps[trial] = max(step, self._steps[trial])
         if step in self._rungs:
             self._ranks[self._rungs.index(step)].setdefault(trial, found)
+        self._standings = None
+
+    def let_past(self, trial: str, step: int) -> None:
+        """Some of a trial's seeds have come to a step: it stays past the rungs before it."""
+        self._steps[trial] = max(step, self._steps[trial])
         self._standings = None
 
     def end(self, trial: str) -> None:
@@ -182,18 +244,27 @@ class Ladder:
             self._standings = self._decide()
         return self._standings[trial]
 
+    def standing_at(self, trial: str, rung: int) -> str:
+        """GO, STOP or WAIT: what becomes at a rung of those of a trial's seeds that are there, which may be before the
+        trial has reached it with all that are due."""
+        standing = self.standing(trial)
+        if self._passed[trial] > self._rungs.index(rung):
+            return GO
+        return STOP if standing == STOP or trial in self._ended else WAIT
+
     def stopped(self) -> list[str]:
         """Those that are not to go on beyond a rung which they have reached."""
         return [trial for trial in self._position if self.standing(trial) == STOP]
 
     def _decide(self) -> dict[str, str]:
         standings = dict.fromkeys(self._position, GO)
+        self._passed = dict.fromkeys(self._position, 0)
         entered = list(self._position)
         for rung, ranks, size, kept in zip(self._rungs, self._ranks, self._sizes, self._sizes[1:]):
             here = [trial for trial in entered if trial in ranks or trial in self._ended]
             past = {trial for trial in here if self._steps[trial] > rung}
             # The best first; sorting is stable, so equals stay in the plan's order.
-            here.sort(key=lambda trial: (trial in past, ranks.get(trial, _LOST)), reverse=True)
+            here.sort(key=lambda trial: (trial in past, ranks.get(trial, LOST)), reverse=True)
             verdicts = {}
             for beaten_by, trial in enumerate(here):
                 has_beaten = len(here) - 1 - beaten_by
@@ -203,6 +274,7 @@ class Ladder:
                     verdicts[trial] = STOP if beaten_by >= kept else WAIT
             standings |= {trial: verdict for trial, verdict in verdicts.items() if trial in ranks}
             entered = [trial for trial in entered if verdicts.get(trial) == GO]
+            self._passed |= {trial: self._passed[trial] + 1 for trial in entered if trial in ranks}
         return standings
 
 
@@ -212,6 +284,11 @@ def halving_of(plan: dict[str, Any]) -> Halving | None:
     return Halving(**found) if found else None
 
 
+def adds_seeds(plan: Mapping[str, Any]) -> bool:
+    """Whether a run adds seeds to the trials that it promotes."""
+    return bool((plan.get("scheduler") or {}).get("seeds"))
+
+
 def rungs_of(plan: dict[str, Any], trial: dict[str, Any]) -> list[int]:
     """The rungs of one of a plan's trials; none without early stopping."""
     halving = halving_of(plan)
@@ -219,8 +296,50 @@ def rungs_of(plan: dict[str, Any], trial: dict[str, Any]) -> list[int]:
     return halving.rungs(trial["config"][steps]) if halving else []
 
 
-def rank_of(plan: dict[str, Any], rows: Iterable[Row]) -> Rank:
-    """The rank of a trial by its rows at one step.
+class Part(NamedTuple):
+    """Those of a trial's seeds that begin together."""
+
+    seeds: list[int]
+    gate: int
+    """The rung that the trial has to pass before they begin; 0: they begin at once."""
+    rungs: list[int]
+    """At which they have to be told whether to go on."""
+
+
+def parts_of(plan: dict[str, Any], trial: dict[str, Any]) -> list[Part]:
+    """The seeds of one of a plan's trials in the order in which they begin; one part if no seeds are added."""
+    halving, rungs, seeds = halving_of(plan), rungs_of(plan, trial), list(plan["seeds"])
+    if halving is None or halving.seeds is None:
+        return [Part(seeds, 0, rungs)]
+    parts, before = [], 0
+    for index, number in enumerate([*halving.seeds, len(seeds)]):
+        if number > before:
+            parts.append(Part(seeds[before:number], rungs[index - 1] if index else 0, rungs[index:]))
+        before = number
+    return parts
+
+
+def rank_at(plan: dict[str, Any], trial: dict[str, Any], rung: int, rows: Iterable[Row]) -> Rank | None:
+    """The rank at a rung of one of a plan's trials, by its rows, over the seeds that are due there.
+
+    None while not all of these have come; LOST if all of them have diverged.
+    """
+    due = [seed for part in parts_of(plan, trial) if part.gate < rung for seed in part.seeds]
+    phase = plan["phases"][trial["algorithm"]][-1][0]
+    here: dict[int, Row | None] = {}
+    for row in rows:
+        if row.diverged and (row.phase != phase or row.step <= rung):
+            here[row.seed] = None  # it may have ended there
+        elif (row.phase, row.step) == (phase, rung):
+            here.setdefault(row.seed, row)
+    if not here.keys() >= set(due):
+        return None
+    found = [here[seed] for seed in due]
+    return rank_of(plan, found) if any(row is not None for row in found) else LOST
+
+
+def rank_of(plan: dict[str, Any], rows: Iterable[Row | None]) -> Rank:
+    """The rank of a trial by its rows at one step, None being that of a seed that diverged before.
 
     Raises:
         UsageError: they lack the metric.
@@ -228,10 +347,14 @@ def rank_of(plan: dict[str, Any], rows: Iterable[Row]) -> Rank:
     from raymix.report import HELD_OUT
     from raymix.report.evaluations import mean_score
 
-    halving, metric, scores = halving_of(plan), plan["metric"], []
+    scores: list[float] = []
+    halving, metric = halving_of(plan), plan["metric"]
     assert halving is not None
     for row in rows:
-        score = math.nan if row.diverged else mean_score(row, metric)
+        if row is None or row.diverged:
+            scores.append(math.nan)
+            continue
+        score = mean_score(row, metric)
         if score is None:
             known = ", ".join(sorted(name for name in row.metrics if name.startswith(HELD_OUT))) or "none held out"
             raise UsageError(f"{row.algorithm} reports no {metric} to compare trials by; it reports {known}")
@@ -275,6 +398,13 @@ def ladders_of(plan: dict[str, Any], rows: Iterable[Row]) -> dict[str, Ladder]:
     for trial in plan["trials"]:
         ladders[cohort_of(plan, trial)].enter(trial["config_id"])
     planned = {trial["config_id"]: trial for trial in plan["trials"]}
+    if halving.seeds is not None:
+        of_trials: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            of_trials[row.config_id].append(row)
+        for config_id, trial in planned.items():
+            _climb(plan, trial, ladders[cohort_of(plan, trial)], of_trials[config_id])
+        return ladders
     reports: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
         if row.config_id in planned:
@@ -288,6 +418,22 @@ def ladders_of(plan: dict[str, Any], rows: Iterable[Row]) -> dict[str, Ladder]:
         if all(row.diverged for row in found):
             ladder.end(config_id)
     return ladders
+
+
+def _climb(plan: dict[str, Any], trial: dict[str, Any], ladder: Ladder, rows: Sequence[Row]) -> None:
+    """Put a trial whose seeds begin one after another where its rows have it."""
+    name, phase = trial["config_id"], plan["phases"][trial["algorithm"]][-1][0]
+    begun = {row.seed for row in rows}
+    # Whoever has trained beyond a rung, or with seeds that had to wait for it, was let past it.
+    beyond = [part.gate + 1 for part in parts_of(plan, trial) if part.gate and begun & set(part.seeds)]
+    for rung in ladder.rungs:
+        found = rank_at(plan, trial, rung, rows)
+        if found == LOST:
+            ladder.end(name)
+        if found is None or found == LOST:
+            break
+        ladder.reach(name, rung, found)
+    ladder.let_past(name, max([*beyond, *(row.step for row in rows if row.phase == phase)], default=0))
 
 
 def stopped_trials(plan: dict[str, Any], rows: Iterable[Row]) -> Collection[str]:

@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import ray
@@ -69,7 +70,7 @@ class Gauges(Callback):
         self._gauges = {name: Gauge(name, description=text, tag_keys=TAGS) for name, text in GAUGES.items()}
         self._broker, self._done, self._total = broker, done, total_trials(plan)
         self._metric, self._minimizes = metric_of(plan), minimizes(plan)
-        self._best = best_before(plan, run_dir)
+        self._best, self._best_of = best_before(plan, run_dir), partial(best_before, plan, run_dir)
         self._trials: list[Any] = []
         self._waited: dict[str, float] = {}
         self._waits: list[float] = []
@@ -96,7 +97,10 @@ class Gauges(Callback):
         self._waited[trial.trial_id] = waited
         job, score = trial.config["job"], result.get(self._metric, math.nan)
         if result["phase"] == job["phases"][-1][0] and result["seeds_left"] == len(job["seeds"]):
-            self._best = better(self._best, score, self._minimizes)
+            if job.get("share", 1.0) == 1:
+                self._best = better(self._best, score, self._minimizes)
+            elif not job["rungs"]:  # only here are there all seeds
+                self._best = better(self._best, self._best_of(job["config_id"]), self._minimizes)
 
     def stop(self) -> None:
         """Show the end: nothing trains any more."""
@@ -131,7 +135,12 @@ class Gauges(Callback):
 
     def _told(self) -> dict[str, float]:
         """The gauges that come from the trials' reports."""
-        statuses = [trial.status for trial in list(self._trials)]
+        # Some of Tune's trials may be one, with different seeds.
+        of_trials: dict[str, set[str]] = defaultdict(set)
+        for trial in list(self._trials):
+            of_trials[trial.config["job"]["config_id"]].add(trial.status)
+        order = (Trial.ERROR, Trial.RUNNING, Trial.PENDING, Trial.PAUSED, Trial.TERMINATED)
+        statuses = [next(each for each in order if each in own) for own in of_trials.values()]
         told: dict[str, float] = {
             "raymix_trials": self._total,
             "raymix_trials_running": 0 if self._over.is_set() else statuses.count(Trial.RUNNING),
@@ -163,10 +172,10 @@ def better(one: float, other: float, less: bool) -> float:
     return min(one, other) if less else max(one, other)
 
 
-def best_before(plan: dict[str, Any], run_dir: AnyPath) -> float:
-    """The best score in the ledger that a run goes on with; NaN where there is none."""
+def best_before(plan: dict[str, Any], run_dir: AnyPath, config_id: str | None = None) -> float:
+    """The best score in the ledger that a run goes on with (or of one configuration); NaN where there is none."""
     best = math.nan
-    for found in found_in(plan, run_dir).values():
+    for found in found_in(plan, run_dir, config_id).values():
         last = plan["phases"][found.algorithm][-1][0]
         scores: dict[int, list[float]] = defaultdict(list)
         for seed in plan["seeds"]:

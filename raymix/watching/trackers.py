@@ -27,7 +27,7 @@ from ray.tune.logger import LoggerCallback
 
 from raymix import ledger
 from raymix.files import AnyPath
-from raymix.job import Job, job_of, ledger_folder, report_points, summary
+from raymix.job import Job, jobs_of, ledger_folder, report_points, summary
 from raymix.report import HELD_OUT
 from raymix.types import Spec
 from raymix.watching import TRACKERS
@@ -256,15 +256,14 @@ class Tracking(Callback):
         done: Sequence[str],
         tell: Callable[[str], None],
     ) -> None:
-        """`specs` by data set, `labels` by configuration id; `done` are the ids of those that need no training any
+        """`specs` by data set, `labels` by configuration id; `done` are the names of the jobs that need no training any
         more; `tell` says a sentence to the user."""
         self._trackers = list(trackers)
         self._run_dir, self._specs, self._labels, self._tell = run_dir, specs, labels, tell
-        self._done = [
-            job_of(plan, trial, run_dir, "cpu", "auto") for trial in plan["trials"] if trial["config_id"] in done
-        ]
+        jobs = (job for trial in plan["trials"] for job in jobs_of(plan, trial, run_dir, "cpu", "auto"))
+        self._done = [job for job in jobs if job.name in done]
         self._told: dict[tuple[str, str], set[int]] = {}
-        """Steps by tracker and configuration id, of those trials that have begun and not ended."""
+        """Steps by tracker and job, of those trials that have begun and not ended."""
         self._ended: dict[str, list[tuple[Shown, int]]] = defaultdict(list)
         """Trials by tracker, and the last step of each, of which it is not known that they have arrived."""
         self._shown: dict[tuple[str, str], Shown] = {}
@@ -278,7 +277,8 @@ class Tracking(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         job = Job(**trial.config["job"])
-        self._each(lambda tracker: self._begin(tracker, job))
+        if not job.gate:  # others may never train
+            self._each(lambda tracker: self._begin(tracker, job))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -302,14 +302,14 @@ class Tracking(Callback):
 
     def _catch_up(self, tracker: Tracker) -> None:
         newest = self._newest_in_ledger()
-        due = [job for job in self._done if tracker.last(self._show(tracker, job)) != newest[job.config_id]]
+        due = [job for job in self._done if tracker.last(self._show(tracker, job)) != newest[job.name]]
         for number, job in enumerate(due, start=1):
             self._end(tracker, job, failed=False)
             if number % AT_ONCE == 0 or number == len(due):
                 self._arrived(tracker)
 
     def _begin(self, tracker: Tracker, job: Job) -> set[int]:
-        key = (tracker.name, job.config_id)
+        key = (tracker.name, job.name)
         if key not in self._told:
             self._told[key] = tracker.begin(self._show(tracker, job))
         return self._told[key]
@@ -318,6 +318,8 @@ class Tracking(Callback):
         self, tracker: Tracker, job: Job, newest: Mapping[int, tuple[float, dict[str, float]]] | None = None
     ) -> None:
         """Tell the newest report after all before it; None: all that the ledger has."""
+        if job.gate and newest is None and not self._in_ledger(job):
+            return
         told = self._begin(tracker, job)
         steps = [step_of(job, *point) for point in report_points(job)]
         due = [step for step in steps if step not in told and (newest is None or step <= max(newest))]
@@ -332,15 +334,17 @@ class Tracking(Callback):
 
     def _end(self, tracker: Tracker, job: Job, failed: bool) -> None:
         self._report(tracker, job)
+        if (tracker.name, job.name) not in self._told:  # its seeds never began
+            return
         shown = self._show(tracker, job)
         tracker.end(shown, failed)
-        told = self._told.pop((tracker.name, job.config_id))
+        told = self._told.pop((tracker.name, job.name))
         self._ended[tracker.name].append((shown, max(told, default=0)))
 
     def _close(self, tracker: Tracker) -> None:
-        for name, config_id in list(self._told):
+        for name, job in list(self._told):
             if name == tracker.name:
-                tracker.leave(self._shown[name, config_id])
+                tracker.leave(self._shown[name, job])
         self._arrived(tracker)
 
     def _arrived(self, tracker: Tracker) -> None:
@@ -361,27 +365,29 @@ class Tracking(Callback):
                 )
 
     def _show(self, tracker: Tracker, job: Job) -> Shown:
-        key = (tracker.name, job.config_id)
+        key = (tracker.name, job.name)
         if key not in self._shown:
             label = self._labels[job.config_id]
+            if job.share < 1:
+                label += f", seeds {' '.join(map(str, job.seeds))}"
             file_name = re.sub(r"[^\w.=+-]+", "_", label)[:80]
             self._shown[key] = Shown(
                 name=label,
-                trial_id=hashlib.sha256(f"{job.run}/{job.config_id}".encode()).hexdigest()[:16],
+                trial_id=hashlib.sha256(f"{job.run}/{job.name}".encode()).hexdigest()[:16],
                 config=parameters(job),
-                folder=tracker.folder_of(f"{file_name}-{job.config_id}"),
+                folder=tracker.folder_of(f"{file_name}-{job.name}"),
                 experiment_dir_name=job.run,
             )
         return self._shown[key]
 
     def _newest_in_ledger(self) -> dict[str, int]:
-        """The last step of each trial that was done before, by configuration id."""
-        jobs = {job.config_id: job for job in self._done}
-        newest = dict.fromkeys(jobs, 0)
+        """The last step of each trial that was done before, by job."""
+        jobs = {(job.config_id, seed): job for job in self._done for seed in job.seeds}
+        newest = {job.name: 0 for job in self._done}
         if self._done and ledger_folder(self._done[0]).is_dir():
             for row in ledger.read(ledger_folder(self._done[0]), None, []).to_pylist():
-                if (job := jobs.get(row["config_id"])) is not None:
-                    newest[job.config_id] = max(newest[job.config_id], step_of(job, row["phase"], row["step"]))
+                if (job := jobs.get((row["config_id"], row["seed"]))) is not None:
+                    newest[job.name] = max(newest[job.name], step_of(job, row["phase"], row["step"]))
         return newest
 
     def _in_ledger(self, job: Job) -> dict[int, tuple[float, dict[str, float]]]:
