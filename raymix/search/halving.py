@@ -347,11 +347,15 @@ def rank_of(plan: dict[str, Any], rows: Iterable[Row | None]) -> Rank:
     from raymix.report import HELD_OUT
     from raymix.report.evaluations import mean_score
 
-    halving, metric, scores = halving_of(plan), plan["metric"], []
+    halving, metric = halving_of(plan), plan["metric"]
+    scores: list[float] = []
     assert halving is not None
     for row in rows:
-        score = math.nan if row is None or row.diverged else mean_score(row, metric)
-        if row is not None and score is None:
+        if row is None or row.diverged:
+            scores.append(math.nan)
+            continue
+        score = mean_score(row, metric)
+        if score is None:
             known = ", ".join(sorted(name for name in row.metrics if name.startswith(HELD_OUT))) or "none held out"
             raise UsageError(f"{row.algorithm} reports no {metric} to compare trials by; it reports {known}")
         scores.append(-score if metric.startswith(HELD_OUT) else score)
