@@ -68,6 +68,9 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.sweep_command": ("torch",),
     "raymix.train": ("ray",),
     "raymix.export": ("ray",),
+    "raymix.play": ("ray",),
+    "raymix.video": ("torch", "ray"),
+    "raymix.paper_figures": ("ray",),
     "raymix.cli": ("torch", "ray"),
     "raymix.data_command": ("torch", "ray"),
 }
