@@ -482,10 +482,10 @@ def figure(result: dict[str, Any], path: str) -> None:
             places = np.arange(len(rows)) + 0.38 * place
             panel.bar(places, kept, 0.36, yerr=np.maximum(spread, 0), color=colour, ecolor="0.3", label=scheduler)
         panel.set_xticks(np.arange(len(ORDERS)) + 0.19, [order.replace(" ", "\n") for order in ORDERS])
-        panel.set_ylim(0, 1.05)
+        panel.set_ylim(0, 1.25)
         small_print(panel, f"curves: {kind}")
     panels[1][0].set_ylabel("best one is trained to the end,\nfor what halving spends", fontsize=7)
-    panels[1][0].legend(fontsize=7, frameon=False, loc="lower right")
+    panels[1][0].legend(fontsize=7, frameon=False, loc="upper right", ncols=2)
     note = "line: mean over repeats; band, whisker: 95 % interval"
     drawn.supxlabel(note, fontsize=6, color="0.35", x=0.99, ha="right")
     save(drawn, path)
