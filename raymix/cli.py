@@ -178,6 +178,9 @@ def parser() -> argparse.ArgumentParser:
         " against the agent-steps spent. And how often the truly best of 27 configurations is trained to the end, where"
         " better ones arrive first, last or by chance. The decisions are the real code's; takes minutes.",
     )
+    command.add_argument(
+        "--samplers", default="random,qmc,tpe,gp", metavar="S,S", help="which (default: %(default)s; gp is the slowest)"
+    )
     command.add_argument("--repeats", type=int, default=20, metavar="N", help="of each search (default: %(default)s)")
     command.add_argument(
         "--slow-repeats", type=int, default=5, metavar="N", help="of those by the Gaussian process (default: 5)"
@@ -566,8 +569,17 @@ def bench_search(options: argparse.Namespace) -> None:
     from raymix.bench import search
 
     require_positive(options, "repeats", "slow_repeats", "order_repeats", "trials", "workers")
+    samplers = [name.strip() for name in options.samplers.split(",")]
+    if not set(samplers) <= set(search.SAMPLED):
+        raise UsageError(f"--samplers takes some of {','.join(search.SAMPLED)}, not {options.samplers!r}")
     result = search.measure(
-        options.repeats, options.slow_repeats, options.trials, options.workers, options.order_repeats, to_stderr
+        options.repeats,
+        options.slow_repeats,
+        options.trials,
+        options.workers,
+        options.order_repeats,
+        list(dict.fromkeys(samplers)),
+        to_stderr,
     )
     if options.figure:
         try:

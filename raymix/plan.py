@@ -43,7 +43,9 @@ class SweepSpec:
     text, or a dictionary that becomes such text (`raymix.data.recipe`)."""
     search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Hyperparameters to vary, by Tune's search spaces (`tune.grid_search`, `tune.choice`, `tune.uniform`, ...). With a
-    searcher, those of `tune.grid_search` span a grid, and each cell of it is a study of its own (`Optuna`)."""
+    searcher, those of `tune.grid_search` span a grid, and each cell of it is a study of its own (`Optuna`). Without
+    one, `tune.sample_from(lambda config: ...)` makes a value depend on others, such as config["search"]["beta"]; equal
+    configurations are trained once."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Hyperparameters to fix."""
     preset: str | None = None

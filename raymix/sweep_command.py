@@ -20,6 +20,7 @@ from raymix.files import AnyPath, matching, path_of
 from raymix.plan import SweepSpec, Trial, check, expand, setting, studies, trial_of
 from raymix.remote import StoreError
 from raymix.report import find_run
+from raymix.search.optuna import SAMPLERS
 from raymix.sweep import Options, resume, run
 from raymix.types import Interrupted, SweepFailed, UsageError
 from raymix.watching import TRACKERS
@@ -243,6 +244,8 @@ def dry_run(specs: Sequence[SweepSpec], root: AnyPath, as_json: bool) -> str:
         lines = [
             f"{cell.label}: a study of {cell.trials} trials by {sampler} over {s}" for cell, s in zip(cells, spaces)
         ]
+        if sampler == "gp" and specs[0].scheduler is not None:
+            lines.append(f"gp is {SAMPLERS['gp']}; beside Halving, which stops most trials, tpe learns more")
     else:
         lines = [f"{trial.algorithm}  {trial.dataset}  {trial.label}" for trial in trials]
     bound = "about" if specs[0].scheduler is None else "at most about"

@@ -96,3 +96,6 @@ def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["bench", "search", "--trials", "0"])
     assert "--trials takes a positive whole number, not 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "search", "--samplers", "random,cmaes"])
+    assert "--samplers takes some of random,qmc,tpe,gp, not 'random,cmaes'" in capsys.readouterr().err

@@ -792,6 +792,9 @@ def test_a_search_can_be_planned(tmp_path: Path) -> None:
     text = dry_run([spec], tmp_path, as_json=False)
     assert text.count("a study of 16 trials by tpe over beta 0.05 to 20 (logarithmic)") == 2
     assert "32 trials x 2 seeds" in text and "num_components=2" in text
+    assert "random before there are 10" not in text
+    by_gp = spec.replace(searcher=Optuna(sampler="gp"), scheduler=Halving(first=300))
+    assert dry_run([by_gp], tmp_path, as_json=False).count("random before there are 10") == 1
     facts = json.loads(dry_run([spec], tmp_path, as_json=True))
     assert [study["grid"] for study in facts["studies"]] == [{"num_components": 1}, {"num_components": 2}]
     assert [cell.seed for cell in studies(spec)] == [[0, 0], [0, 1]]
@@ -875,7 +878,7 @@ def test_a_search_for_score_and_cost_and_its_resume(tmp_path: Path) -> None:
     """A real sweep, stopped by its time and gone on with: all trials cost something, and some are on the front."""
     sweep = warm_sweep(tmp_path / "earlier", f"at_once=1, objectives={BOTH}")
     driver = Driver(tmp_path, sweep=sweep)
-    driver.wait_for_segments(12)
+    driver.wait_for_segments(12, seconds=400)
     driver.process.kill()
     driver.finish()
     (run,) = (tmp_path / "runs").iterdir()

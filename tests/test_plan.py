@@ -282,3 +282,20 @@ def test_every_field_of_a_specification_is_known_to_the_test(description: dict[s
     known = description.keys() | description["trials"][0].keys()
     assert {field.name for field in dataclasses.fields(SweepSpec)} - spelt_out <= known
     assert json.loads(json.dumps(description)) == description
+
+
+def test_a_value_may_depend_on_others() -> None:
+    """Where the condition does not hold the value is one, so that sampling again gives no configuration twice."""
+    spec = SweepSpec(
+        algorithm="lom",
+        datasets=("two-modes",),
+        search={
+            "num_components": tune.grid_search([1, 5]),
+            "tau": tune.sample_from(lambda config: 0.01 if config["search"]["num_components"] == 5 else 0.005),
+        },
+        samples=2,
+    )
+    assert [trial.swept for trial in expand(spec)] == [
+        {"num_components": 1, "tau": 0.005},
+        {"num_components": 5, "tau": 0.01},
+    ]

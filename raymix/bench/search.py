@@ -38,6 +38,8 @@ ORDERS = {
     "worst first": "the reverse",
     "shuffled": "by chance",
 }
+SAMPLED = ("random", "qmc", "tpe", "gp")
+"""Samplers in the order of the table."""
 SEEDS = 3
 CHUNK, CHUNKS = 100, 27
 """Steps between reports, and reports of a whole trial."""
@@ -280,6 +282,7 @@ def measure(
     trials: int = 24,
     workers: int = 4,
     order_repeats: int = 200,
+    samplers: Sequence[str] = SAMPLED,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Searches by every sampler under every scheduler, and what early stopping loses by order of arrival.
@@ -288,6 +291,7 @@ def measure(
         repeats: of each search, each with a seed of its own; `slow_repeats` those of `gp`.
         trials: the budget, in trials that are trained to the end.
         workers: trials that train at once.
+        samplers: of `SAMPLED`.
         order_repeats: of the comparison by order: `COHORT` random configurations each, three workers per rung.
 
     Returns:
@@ -299,7 +303,7 @@ def measure(
         `low` and `high`), how often at any cost (`kept_at_any_cost`), and `whole_trials` (the cost of that, mean).
     """
     searches = []
-    for sampler, scheduler in itertools.product(["random", "qmc", "tpe", "gp"], SCHEDULERS):
+    for sampler, scheduler in itertools.product(samplers, SCHEDULERS):
         many = slow_repeats if sampler == "gp" else repeats
         searches.append(_search(sampler, scheduler, many, trials, workers))
         progress(f"{sampler}, {scheduler}: {_cell(*(searches[-1][name][-1] for name in ('mean', 'low', 'high')))}")
@@ -451,7 +455,7 @@ def figure(result: dict[str, Any], path: str) -> None:
     """A PNG: best found against the budget, a panel per scheduler, and what is kept by order of arrival."""
     from raymix.reproduce.figures import BLUE, GREEN, ORANGE, PURPLE, new_figure, save, small_print
 
-    colours = dict(zip(("random", "qmc", "tpe", "gp"), (ORANGE, PURPLE, BLUE, GREEN)))
+    colours = dict(zip(SAMPLED, (ORANGE, PURPLE, BLUE, GREEN)))
     drawn = new_figure(7.2, 5.0)
     panels = drawn.subplots(2, 3)
     budgets = list(range(1, result["trials"] + 1))
@@ -478,10 +482,10 @@ def figure(result: dict[str, Any], path: str) -> None:
             places = np.arange(len(rows)) + 0.38 * place
             panel.bar(places, kept, 0.36, yerr=np.maximum(spread, 0), color=colour, ecolor="0.3", label=scheduler)
         panel.set_xticks(np.arange(len(ORDERS)) + 0.19, [order.replace(" ", "\n") for order in ORDERS])
-        panel.set_ylim(0, 1.05)
+        panel.set_ylim(0, 1.25)
         small_print(panel, f"curves: {kind}")
     panels[1][0].set_ylabel("best one is trained to the end,\nfor what halving spends", fontsize=7)
-    panels[1][0].legend(fontsize=7, frameon=False, loc="lower right")
+    panels[1][0].legend(fontsize=7, frameon=False, loc="upper right", ncols=2)
     note = "line: mean over repeats; band, whisker: 95 % interval"
     drawn.supxlabel(note, fontsize=6, color="0.35", x=0.99, ha="right")
     save(drawn, path)
