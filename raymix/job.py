@@ -5,6 +5,7 @@ Shared by the Tune trainable and by `raymix train`. Imports neither torch nor ra
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shlex
 import time
@@ -18,7 +19,10 @@ import raymix
 from raymix import checkpoint, ledger, snapshots
 from raymix.files import AnyPath, matching, path_of
 from raymix.report import HELD_OUT
+from raymix.search.decided import read_decided
 from raymix.search.halving import cohort_of, rungs_of
+from raymix.search.population import NAME as GENERATIONS
+from raymix.search.population import Decision, generations_of, standing
 from raymix.types import Dataset, Spec, UsageError
 
 if TYPE_CHECKING:
@@ -56,9 +60,16 @@ class Job:
     held_out: float = 0.0
     """Share of the episodes that training does not see."""
     rungs: list[int] = field(default_factory=list)
-    """Steps of the last phase at which it has to be told whether to go on (`raymix.search.halving`)."""
+    """Steps of the last phase at which it has to be told whether to go on (`raymix.search.halving`), or is told what
+    to go on with (`raymix.search.population`)."""
     cohort: str = ""
     """Those with whom it is compared there."""
+    population: str = ""
+    """That which it is a member of, if it is."""
+    parent: str | None = None
+    """Configuration id of the member whose state it has taken last."""
+    parent_step: int | None = None
+    """When it did."""
     label: str = ""
     """What a person calls the configuration."""
     device: str = "cpu"
@@ -87,8 +98,9 @@ def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: AnyPath, device
         widths=trial["widths"],
         shared=trial["shared"],
         held_out=plan.get("held_out", 0.0),  # runs from before there was one
-        rungs=rungs_of(plan, trial),
+        rungs=[*rungs_of(plan, trial), *generations_of(plan, trial)],
         cohort=cohort_of(plan, trial),
+        population=trial.get("population", ""),
         label=trial["label"],
         device=device,
         capture=capture,
@@ -177,6 +189,11 @@ def reported(job: Job) -> tuple[list[int], bool]:
     return _reported(job, [] if table is None else table.to_pylist())
 
 
+def is_at_end(job: dict[str, Any]) -> bool:
+    """Whether the ledger says that nothing comes after the last report of a job, as plain data."""
+    return reported(Job(**job))[1]
+
+
 def finished(jobs: Sequence[Job]) -> set[str]:
     """Configuration ids of those of a run's jobs after whose last report in the ledger nothing is to come."""
     folder = ledger_folder(jobs[0]) if jobs else None
@@ -219,6 +236,53 @@ def open_ledger(job: Job) -> ledger.LedgerWriter:
 def checkpoint_folders(job: Job) -> list[AnyPath]:
     """All checkpoints that any attempt at this run made of this configuration, whole or not."""
     return matching(path_of(job.run_dir) / "trials", f"*/{job.config_id}*/checkpoint_*")
+
+
+def exchange_folder(job: Job, step: int, config_id: str) -> AnyPath:
+    """What a member of a population leaves at a generation."""
+    return path_of(job.run_dir) / "generations" / str(step) / config_id
+
+
+def leave_for_others(job: Job, state: checkpoint.Checkpoint) -> None:
+    """Put a member's state where others may copy it; to be called before anybody is told that it has come there."""
+    folder = exchange_folder(job, state.state["step"], job.config_id)
+    try:  # training is repeatable, so what it left in an earlier attempt is the same
+        checkpoint.read(folder)
+    except checkpoint.DamagedCheckpoint:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write(folder, state)
+
+
+def in_population(job: Job, start: checkpoint.Checkpoint) -> tuple[Job, checkpoint.Checkpoint]:
+    """The job with the hyperparameters that it goes on with after a checkpoint, and the state that it goes on from.
+
+    At a generation in which it copies, that is the parent's: networks, optimisers and divergence, and nothing else.
+
+    Raises:
+        RuntimeError: the parent's state is not there any more.
+    """
+    if start.state["phase"] != job.phases[-1][0]:
+        return job, start
+    decided = [Decision.of(line) for line in read_decided(path_of(job.run_dir), GENERATIONS)[0]]
+    decided = [decision for decision in decided if decision.population == job.population]
+    found = standing(decided, job.config_id, step := start.state["step"])
+    if found is None:
+        return job, start
+    copy, since = found
+    job = dataclasses.replace(job, config={**job.config, **copy.values}, parent=copy.parent, parent_step=since)
+    if since < step:
+        return job, start
+    parent = dataclasses.replace(job, config_id=copy.parent)
+    folders = [exchange_folder(job, step, copy.parent), *checkpoint_folders(parent)]
+    order = checkpoint.order_of(start.state)
+    taken, problems = checkpoint.newest([folder for folder in folders if folder.is_dir()], limit=order)
+    if taken is None or checkpoint.order_of(taken.state) != order:
+        raise RuntimeError(
+            f"at step {step:,} it takes the state of {copy.parent}, and no whole copy of that is left in {folders[0]}"
+            f" ({'; '.join(problems) or 'it is gone'}); restore the folder from a copy, or start the sweep anew"
+        )
+    state = {**start.state, "diverged": taken.state["diverged"]}
+    return job, checkpoint.Checkpoint(state, taken.members)
 
 
 def live_seats(boundary: Boundary) -> list[int]:
@@ -282,6 +346,8 @@ def make_rows(job: Job, spec: Spec, boundary: Boundary, evaluations: dict[int, A
                 dataset_hash=spec.hash,
                 algorithm=job.algorithm,
                 config=job.config,
+                parent=job.parent,
+                parent_step=job.parent_step,
                 returns=tuple(evaluation.returns) if evaluation else (),
                 lengths=tuple(evaluation.lengths) if evaluation else (),
                 metrics=boundary.metrics[seat],

@@ -135,7 +135,7 @@ def rank(scores: Sequence[float], statistic: str) -> Rank:
     return of(all_scores), len(live), of(live) if live else -math.inf
 
 
-_LOST: Rank = (-math.inf, -1, -math.inf)
+LOST: Rank = (-math.inf, -1, -math.inf)
 """Of a trial that ended before the rung."""
 
 
@@ -196,7 +196,7 @@ class Ladder:
             here = [trial for trial in entered if trial in ranks or trial in self._ended]
             past = {trial for trial in here if self._steps[trial] > rung}
             # The best first; sorting is stable, so equals stay in the plan's order.
-            here.sort(key=lambda trial: (trial in past, ranks.get(trial, _LOST)), reverse=True)
+            here.sort(key=lambda trial: (trial in past, ranks.get(trial, LOST)), reverse=True)
             verdicts = {}
             for beaten_by, trial in enumerate(here):
                 has_beaten = len(here) - 1 - beaten_by
@@ -231,15 +231,14 @@ def rank_of(plan: dict[str, Any], rows: Iterable[Row]) -> Rank:
     from raymix.report import HELD_OUT
     from raymix.report.evaluations import mean_score
 
-    halving, metric, scores = halving_of(plan), plan["metric"], []
-    assert halving is not None
+    metric, scores = plan["metric"], []
     for row in rows:
         score = math.nan if row.diverged else mean_score(row, metric)
         if score is None:
             known = ", ".join(sorted(name for name in row.metrics if name.startswith(HELD_OUT))) or "none held out"
             raise UsageError(f"{row.algorithm} reports no {metric} to compare trials by; it reports {known}")
         scores.append(-score if metric.startswith(HELD_OUT) else score)
-    return rank(scores, halving.statistic)
+    return rank(scores, (plan.get("population") or plan["scheduler"])["statistic"])
 
 
 def cohort_of(plan: dict[str, Any], trial: dict[str, Any]) -> str:
