@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from raymix.plan import SweepSpec
     from raymix.search.halving import Halving
     from raymix.search.optuna import Optuna
+    from raymix.search.population import Population
     from raymix.sweep_command import main
 
 __version__ = "0.1.0"
-__all__ = ["Halving", "Optuna", "SweepSpec", "__version__", "load_dataset", "main"]
+__all__ = ["Halving", "Optuna", "Population", "SweepSpec", "__version__", "load_dataset", "main"]
 
 _HOMES = {
     "Halving": ("raymix.search.halving", "Halving"),
     "Optuna": ("raymix.search.optuna", "Optuna"),
+    "Population": ("raymix.search.population", "Population"),
     "SweepSpec": ("raymix.plan", "SweepSpec"),
     "main": ("raymix.sweep_command", "main"),
     "load_dataset": ("raymix.data.catalog", "load"),

@@ -5,11 +5,12 @@ Shared by the Tune trainable and by `raymix train`. Imports neither torch nor ra
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,10 @@ import raymix
 from raymix import checkpoint, ledger, snapshots
 from raymix.files import AnyPath, matching, path_of
 from raymix.report import HELD_OUT
-from raymix.search.halving import cohort_of, parts_of, rungs_of
+from raymix.search.decided import read_decided
+from raymix.search.halving import adds_seeds, cohort_of, parts_of, rungs_of
+from raymix.search.population import NAME as GENERATIONS
+from raymix.search.population import Decision, generations_of, standing
 from raymix.types import Dataset, Spec, UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +64,8 @@ class Job:
     held_out: float = 0.0
     """Share of the episodes that training does not see."""
     rungs: list[int] = field(default_factory=list)
-    """Steps of the last phase at which it has to be told whether to go on (`raymix.search.halving`)."""
+    """Steps of the last phase at which it has to be told whether to go on (`raymix.search.halving`), or is told what
+    to go on with (`raymix.search.population`)."""
     cohort: str = ""
     """Those with whom it is compared there."""
     part: int = 0
@@ -69,6 +74,12 @@ class Job:
     """Its seeds among all of the configuration."""
     gate: int = 0
     """The rung that its configuration has to pass before it begins; 0: it begins at once."""
+    population: str = ""
+    """That which it is a member of, if it is."""
+    parent: str | None = None
+    """Configuration id of the member whose state it has taken last."""
+    parent_step: int | None = None
+    """When it did."""
     label: str = ""
     """What a person calls the configuration."""
     device: str = "cpu"
@@ -104,8 +115,9 @@ def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: AnyPath, device
         widths=trial["widths"],
         shared=trial["shared"],
         held_out=plan.get("held_out", 0.0),  # runs from before there was one
-        rungs=rungs_of(plan, trial),
+        rungs=[*rungs_of(plan, trial), *generations_of(plan, trial)],
         cohort=cohort_of(plan, trial),
+        population=trial.get("population", ""),
         label=trial["label"],
         device=device,
         capture=capture,
@@ -115,8 +127,10 @@ def job_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: AnyPath, device
 def jobs_of(plan: dict[str, Any], trial: dict[str, Any], run_dir: AnyPath, device: str, capture: str) -> list[Job]:
     """One of a plan's trials as jobs, one for each part of its seeds that begins by itself; as `job_of` otherwise."""
     whole = job_of(plan, trial, run_dir, device, capture)
+    if not adds_seeds(plan):
+        return [whole]
     return [
-        replace(
+        dataclasses.replace(
             whole,
             seeds=part.seeds,
             rungs=part.rungs,
@@ -216,6 +230,11 @@ def reported(job: Job) -> tuple[list[int], bool]:
     return _reported(job, [] if table is None else table.to_pylist())
 
 
+def is_at_end(job: dict[str, Any]) -> bool:
+    """Whether the ledger says that nothing comes after the last report of a job, as plain data."""
+    return reported(Job(**job))[1]
+
+
 def finished(jobs: Sequence[Job]) -> set[str]:
     """Names of those of a run's jobs after whose last report in the ledger nothing is to come."""
     folder = ledger_folder(jobs[0]) if jobs else None
@@ -260,6 +279,53 @@ def open_ledger(job: Job) -> ledger.LedgerWriter:
 def checkpoint_folders(job: Job) -> list[AnyPath]:
     """All checkpoints that any attempt at this run made of this job, whole or not."""
     return matching(path_of(job.run_dir) / "trials", f"*/{job.name}*/checkpoint_*")
+
+
+def exchange_folder(job: Job, step: int, config_id: str) -> AnyPath:
+    """What a member of a population leaves at a generation."""
+    return path_of(job.run_dir) / "generations" / str(step) / config_id
+
+
+def leave_for_others(job: Job, state: checkpoint.Checkpoint) -> None:
+    """Put a member's state where others may copy it; to be called before anybody is told that it has come there."""
+    folder = exchange_folder(job, state.state["step"], job.config_id)
+    try:  # training is repeatable, so what it left in an earlier attempt is the same
+        checkpoint.read(folder)
+    except checkpoint.DamagedCheckpoint:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write(folder, state)
+
+
+def in_population(job: Job, start: checkpoint.Checkpoint) -> tuple[Job, checkpoint.Checkpoint]:
+    """The job with the hyperparameters that it goes on with after a checkpoint, and the state that it goes on from.
+
+    At a generation in which it copies, that is the parent's: networks, optimisers and divergence, and nothing else.
+
+    Raises:
+        RuntimeError: the parent's state is not there any more.
+    """
+    if start.state["phase"] != job.phases[-1][0]:
+        return job, start
+    decided = [Decision.of(line) for line in read_decided(path_of(job.run_dir), GENERATIONS)[0]]
+    decided = [decision for decision in decided if decision.population == job.population]
+    found = standing(decided, job.config_id, step := start.state["step"])
+    if found is None:
+        return job, start
+    copy, since = found
+    job = dataclasses.replace(job, config={**job.config, **copy.values}, parent=copy.parent, parent_step=since)
+    if since < step:
+        return job, start
+    parent = dataclasses.replace(job, config_id=copy.parent)
+    folders = [exchange_folder(job, step, copy.parent), *checkpoint_folders(parent)]
+    order = checkpoint.order_of(start.state)
+    taken, problems = checkpoint.newest([folder for folder in folders if folder.is_dir()], limit=order)
+    if taken is None or checkpoint.order_of(taken.state) != order:
+        raise RuntimeError(
+            f"at step {step:,} it takes the state of {copy.parent}, and no whole copy of that is left in {folders[0]}"
+            f" ({'; '.join(problems) or 'it is gone'}); restore the folder from a copy, or start the sweep anew"
+        )
+    state = {**start.state, "diverged": taken.state["diverged"]}
+    return job, checkpoint.Checkpoint(state, taken.members)
 
 
 def live_seats(boundary: Boundary) -> list[int]:
@@ -329,6 +395,8 @@ def make_rows(job: Job, spec: Spec, boundary: Boundary, evaluations: dict[int, A
                 dataset_hash=spec.hash,
                 algorithm=job.algorithm,
                 config=job.config,
+                parent=job.parent,
+                parent_step=job.parent_step,
                 returns=tuple(evaluation.returns) if evaluation else (),
                 lengths=tuple(evaluation.lengths) if evaluation else (),
                 metrics=boundary.metrics[seat],

@@ -57,9 +57,15 @@ SCHEMA = pa.schema(
         pa.field("version", pa.string(), nullable=False),
         pa.field("reference_min", pa.float64()),
         pa.field("reference_max", pa.float64()),
+        pa.field("parent", pa.string()),
+        pa.field("parent_step", pa.int64()),
     ]
 )
 """The columns of a ledger; the fields of `Row`, with `config` and `metrics` as JSON text."""
+
+_LATER = ("parent", "parent_step")
+"""Columns that older ledgers lack; they read as None."""
+_OLDER = pa.schema([field for field in SCHEMA if field.name not in _LATER])
 
 KEY = ("config_id", "seed", "phase", "step")
 
@@ -87,7 +93,7 @@ class Row:
     dataset_hash: str
     algorithm: str
     config: Mapping[str, Any]
-    """All hyperparameters, without the seed."""
+    """All hyperparameters, without the seed; in a population those of the chunk of training that ends here."""
     returns: tuple[float, ...] = ()
     """Undiscounted return of each evaluation episode; empty where nothing was evaluated."""
     lengths: tuple[int, ...] = ()
@@ -105,6 +111,10 @@ class Row:
     reference_min: float | None = None
     reference_max: float | None = None
     """Returns that `normalized_score` maps to 0 and 100, where the data set has them."""
+    parent: str | None = None
+    """In a population: the configuration whose state this one has taken last (`raymix.search.population`)."""
+    parent_step: int | None = None
+    """The step at which it did."""
     config_id: str = ""
     """Filled in by the writer."""
     attempt: int = 0
@@ -437,7 +447,13 @@ def _read_segment(
         )
     # Not `read_table`: that makes a data set of the file first, which takes three times as long.
     file = pa.parquet.ParquetFile(pa.BufferReader(data))
-    if not (found := file.schema_arrow).equals(SCHEMA):
+    if (found := file.schema_arrow).equals(_OLDER):
+        table = file.read(columns=[name for name in schema.names if name not in _LATER], use_threads=False)
+        for field in schema:
+            if field.name in _LATER:
+                table = table.append_column(field, pa.nulls(len(table), field.type))
+        return table.select(schema.names)
+    if not found.equals(SCHEMA):
         unlike = sorted(set(SCHEMA.names) ^ set(found.names)) or "types"
         other = UsageError(
             f"{segment.path} has other columns ({unlike}); read it with the raymix version that wrote it"

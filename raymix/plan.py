@@ -21,6 +21,13 @@ from raymix.search.cells import Cell, all_cells
 from raymix.search.decided import read_decided
 from raymix.search.halving import Halving
 from raymix.search.optuna import Optuna
+from raymix.search.population import (
+    Population,
+    check_members,
+    check_population,
+    described_populations,
+    name_of,
+)
 from raymix.types import UsageError
 
 
@@ -70,8 +77,9 @@ class SweepSpec:
     data set has no environment or the metric needs it, else none."""
     select: str = "last"
     """The rule that picks the checkpoint whose score counts: a key of `raymix.report.SELECT`."""
-    scheduler: Halving | None = None
-    """Which trials are stopped early; None: none. Trials on different data sets are never compared."""
+    scheduler: Halving | Population | None = None
+    """`Halving`: which trials are stopped early. `Population`: the samples are one population, in which the worst copy
+    the best. None: each trains on its own to the end. Trials on different data sets are never compared."""
     searcher: Optuna | None = None
     """What decides the trials one by one, from the results so far; None: all are spelt out before the run."""
     seats: int | None = None
@@ -122,6 +130,8 @@ class Trial:
     evaluate_every: int
     name: str | None = None
     """`SweepSpec.label`."""
+    population: str = ""
+    """The population that it is a member of, if it is."""
 
     @property
     def label(self) -> str:
@@ -156,15 +166,22 @@ def expand(*specs: SweepSpec) -> list[Trial]:
     """
     for spec in specs:
         check(spec)
+        if isinstance(spec.scheduler, Population):
+            check_population(spec)
         for name in _COMMON:
             if (own := getattr(spec, name)) != (first := getattr(specs[0], name)):
                 word = name.removesuffix("_list").replace("seed", "seeds")
                 raise UsageError(f"specifications of one sweep must have the same {word}, not {first!r} and {own!r}")
     trials: dict[str, Trial] = {}
-    for trial in _examples(specs) if specs[0].searcher else itertools.chain(*map(_expand_one, specs)):
+    for trial in (
+        _examples(specs) if specs[0].searcher else itertools.chain(*map(_expand_one, specs, itertools.count()))
+    ):
         trials.setdefault(json.dumps([trial.algorithm, trial.dataset, trial.config], sort_keys=True), trial)
-    if specs[0].scheduler is not None:
-        _check_rungs(specs[0].scheduler, list(trials.values()), len(specs[0].seed_list))
+    scheduler, seeds = specs[0].scheduler, len(specs[0].seed_list)
+    if isinstance(scheduler, Halving):
+        _check_rungs(scheduler, list(trials.values()), seeds)
+    if isinstance(scheduler, Population):
+        check_members(scheduler, list(trials.values()), seeds)
     return list(trials.values())
 
 
@@ -226,7 +243,7 @@ def _check_searched(spec: SweepSpec) -> dict[str, Any]:
     return fixed
 
 
-def _expand_one(spec: SweepSpec) -> list[Trial]:
+def _expand_one(spec: SweepSpec, number: int) -> list[Trial]:
     import numpy as np
     from ray.tune.search.variant_generator import generate_variants
 
@@ -245,7 +262,9 @@ def _expand_one(spec: SweepSpec) -> list[Trial]:
             for dataset in spec.datasets:
                 name = canonical_name(dataset)
                 swept_values = {key: config[key] for key in swept}
-                trials.append(Trial(spec.algorithm, name, config, swept_values, spec.evaluate_every, spec.label))
+                population = name_of(number, name) if isinstance(spec.scheduler, Population) else ""
+                trial = Trial(spec.algorithm, name, config, swept_values, spec.evaluate_every, spec.label, population)
+                trials.append(trial)
     return trials
 
 
@@ -282,14 +301,20 @@ def check(spec: SweepSpec) -> None:
         raise UsageError(f"select is one of {', '.join(SELECT)}, not {spec.select!r}")
     if spec.held_out is not None and not (_is_number(spec.held_out) and 0 <= spec.held_out < 1):
         raise UsageError(f"held_out takes a share of the episodes from 0 to below 1, or None, not {spec.held_out!r}")
-    if not isinstance(spec.scheduler, Halving | None):
-        raise UsageError(f"scheduler takes Halving(first=...), or None, not {spec.scheduler!r}")
+    if not isinstance(spec.scheduler, Halving | Population | None):
+        raise UsageError(
+            f"scheduler takes Halving(first=...) or Population(every=...), or None, not {spec.scheduler!r}"
+        )
     if not isinstance(spec.searcher, Optuna | None):
         raise UsageError(f"searcher takes Optuna(trials=...), or None, not {spec.searcher!r}")
     if spec.scheduler is not None:
         spec.scheduler.check_values()
     if spec.searcher is not None:
         spec.searcher.check()
+    if spec.searcher is not None and isinstance(spec.scheduler, Population):
+        raise UsageError(
+            "Population decides itself what is tried, and so does a searcher: leave out the searcher, or the scheduler"
+        )
     if spec.searcher is not None and len(spec.searcher.objectives) > 1 and spec.scheduler is not None:
         raise UsageError(
             "Halving compares trials by their score alone, so it does not go with a search for several objectives:"
@@ -300,7 +325,7 @@ def check(spec: SweepSpec) -> None:
             "cohort of Optuna says who is compared at Halving's rungs, and there is no Halving: set scheduler, or leave"
             f" out cohort={spec.searcher.cohort}"
         )
-    if spec.searcher is not None and spec.scheduler is not None and spec.scheduler.seeds is not None:
+    if spec.searcher is not None and isinstance(spec.scheduler, Halving) and spec.scheduler.seeds is not None:
         raise UsageError(
             "Optuna tells trials apart by all their seeds, so that Halving cannot add to them"
             f" seeds={spec.scheduler.seeds!r} one rung after another; leave out the searcher, or the seeds of Halving"
@@ -418,7 +443,9 @@ def describe(specs: Sequence[SweepSpec], name: str, hashes: dict[str, str], vers
         "metric": common.metric,
         "held_out": common.held_out,
         "select": common.select,
-        "scheduler": None if common.scheduler is None else common.scheduler.to_dict(),
+        "scheduler": common.scheduler.to_dict() if isinstance(common.scheduler, Halving) else None,
+        "population": dataclasses.asdict(common.scheduler) if isinstance(common.scheduler, Population) else None,
+        "populations": described_populations(specs, trials) if isinstance(common.scheduler, Population) else {},
         "searcher": None if searcher is None else json.loads(json.dumps(dataclasses.asdict(searcher))),
         "seats": common.seats,
         "cpus_per_pack": common.cpus_per_pack,
@@ -442,6 +469,7 @@ def described(trial: Trial, dataset_hash: str) -> dict[str, Any]:
         "label": trial.label,
         "evaluate_every": trial.evaluate_every,
         "pack": _pack_key(trial, dataset_hash),
+        "population": trial.population,
     }
 
 

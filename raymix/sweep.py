@@ -21,7 +21,7 @@ import raymix
 from raymix import ledger
 from raymix.data.held_out import held_out_episodes
 from raymix.files import AnyPath, matching
-from raymix.job import Job, finished, job_of, jobs_of
+from raymix.job import Job, finished, is_at_end, job_of, jobs_of
 from raymix.plan import SweepSpec, describe, expand, read_description, seat, settled
 from raymix.remote import RemotePath
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
@@ -32,6 +32,7 @@ from raymix.watching import require
 
 if TYPE_CHECKING:
     from ray import tune
+    from ray.tune.schedulers import TrialScheduler
 
     from raymix.cluster import Cluster
     from raymix.report import Report
@@ -229,6 +230,7 @@ def _run_trials(
     from raymix.packing.broker import start_broker
     from raymix.packing.sharing import SearchPlaces
     from raymix.progress import Forgetting, Progress
+    from raymix.search.exchange import Exchange, PopulationScheduler
     from raymix.search.scheduler import HalvingScheduler, RankAt, ladders_in
     from raymix.search.searcher import Studies, StudySearcher
     from raymix.trainable import Member
@@ -251,6 +253,7 @@ def _run_trials(
     ladders = ladders_in(plan, run_dir)
     left = unfinished_jobs(plan, run_dir, device, options.capture)
     total, at_once = total_trials(plan), math.inf
+    exchange = Exchange(plan, run_dir) if plan.get("population") else None
 
     def tune_config_of(trial: dict[str, Any]) -> dict[str, Any]:
         labels.update(trial_labels({**plan, "trials": [trial]}))
@@ -296,6 +299,9 @@ def _run_trials(
         tune.with_parameters(Member, store=store), lambda config: resources_per_trial(config["job"], cpus, gpus)
     )
     trainable.__qualname__ = "Trial"  # on Ray's dashboard and in lists of processes, instead of Tune's wrapper
+    scheduler: TrialScheduler | None = HalvingScheduler(ladders, RankAt(plan), at_once) if ladders else None
+    if exchange is not None:
+        scheduler = PopulationScheduler(exchange.populations, exchange.rank_at, is_at_end, exchange.write)
     tuner = tune.Tuner(
         trainable,
         param_space={
@@ -307,7 +313,7 @@ def _run_trials(
             "environment_patience_s": options.environment_patience_s,
         },
         tune_config=tune.TuneConfig(
-            scheduler=HalvingScheduler(ladders, RankAt(plan), at_once) if ladders else None,
+            scheduler=scheduler,
             search_alg=searcher,
             num_samples=total - len(done_before) if searcher else 1,
             reuse_actors=True,  # a process start costs seconds, a reset none

@@ -20,6 +20,7 @@ from raymix.files import AnyPath, matching, path_of
 from raymix.plan import SweepSpec, Trial, check, expand, setting, studies, trial_of
 from raymix.remote import StoreError
 from raymix.report import find_run
+from raymix.search.halving import Halving
 from raymix.search.optuna import SAMPLERS
 from raymix.sweep import Options, resume, run
 from raymix.types import Interrupted, SweepFailed, UsageError
@@ -248,11 +249,11 @@ def dry_run(specs: Sequence[SweepSpec], root: AnyPath, as_json: bool) -> str:
             lines.append(f"gp is {SAMPLERS['gp']}; beside Halving, which stops most trials, tpe learns more")
     else:
         lines = [f"{trial.algorithm}  {trial.dataset}  {trial.label}" for trial in trials]
-    bound = "about" if specs[0].scheduler is None else "at most about"
+    halving = specs[0].scheduler if isinstance(specs[0].scheduler, Halving) else None
+    bound = "about" if halving is None else "at most about"
     cost = f"{bound} {hours:.2f} device hours ({why})" if hours is not None else f"device hours: {why}"
     at_least = "at least " if cells else ""
-    scheduler = specs[0].scheduler
-    number = scheduler.seeds_in_words(len(seeds)) if scheduler else len(seeds)
+    number = halving.seeds_in_words(len(seeds)) if halving else len(seeds)
     total = f"{len(planned)} trials x {number} seeds, {at_least}{len(programs)} different programs, {cost}"
     return "\n".join([*lines, total])
 

@@ -20,7 +20,9 @@ from raymix.job import (
     capture_notices,
     checkpoint_of,
     find_newest,
+    in_population,
     is_over,
+    leave_for_others,
     live_seats,
     not_begun,
     open_ledger,
@@ -108,6 +110,8 @@ class Member(tune.Trainable):
             **self._seconds(),
         }
         if (rung := rung_at(self.job, self._reported)) is not None and not boundary.over:
+            if self.job.population:
+                leave_for_others(self.job, self._reported)
             # It may have to wait for a decision: its seats are for others then. What the pack trained on is dropped.
             told["rung"] = rung
             self._begin(self._reported)
@@ -154,6 +158,8 @@ class Member(tune.Trainable):
     def _sit_down(self) -> Seat:
         self._started, self._spent = time.perf_counter(), {"training": 0.0, "evaluation": 0.0}
         place = place_of(self._config["cpus_per_pack"])
+        if self.job.population and self._start is not None:
+            self.job, self._start = in_population(self.job, self._start)
         return Seat(self._config["broker"], self._store, self.job, place, self._start)
 
     def _give_up_seat(self) -> None:

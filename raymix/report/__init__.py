@@ -91,6 +91,7 @@ def write_report(run_dir: str | AnyPath, select: str | None = None, metric: str 
     from raymix import ledger
     from raymix.report import figures, tables
     from raymix.report.evaluations import require_metric
+    from raymix.report.lineage import lineages_in_words
     from raymix.search.halving import adds_seeds, stopped_trials
     from raymix.search.truth import costs, undecided_in_words
 
@@ -113,7 +114,7 @@ def write_report(run_dir: str | AnyPath, select: str | None = None, metric: str 
     if frame.empty:
         raise UsageError(f"the ledger of {run_dir} has no results yet; ask again after the run's first report")
     text = tables.render(frame, planned=[trial["config_id"] for trial in plan.get("trials", ())])
-    text = "\n".join([text, *undecided_in_words(plan, run_dir)])
+    text = "\n".join([text, *lineages_in_words(plan, table, frame), *undecided_in_words(plan, run_dir)])
     folder = run_dir / "report"
     csv, txt, png = (folder / f"scores.{kind}" for kind in ("csv", "txt", "png"))
     try:

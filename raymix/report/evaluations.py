@@ -55,7 +55,7 @@ class Configuration:
     """Name; with the start of its hash where the ledger holds several contents of that name."""
     dataset_hash: str
     config: Mapping[str, Any]
-    """All hyperparameters."""
+    """All hyperparameters; a member of a population may have begun with others."""
     version: str
     """Version of raymix that trained it."""
     references: tuple[float, float] | None
@@ -87,6 +87,10 @@ def configurations(table: pa.Table, metric: str = "return") -> list[Configuratio
     starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.zeros(0, np.int64)
     names = ("config_id", "algorithm", "dataset", "dataset_hash", "config", "version", "reference_min", "reference_max")
     facts = table.select(names).take(pa.array(starts)).to_pylist()
+    # A member of a population goes on with other hyperparameters than it began with.
+    ends = np.append(starts[1:], len(ids)).astype(np.int64)
+    for fact, latest in zip(facts, table["config"].take(pa.array(ends[: len(starts)] - 1)).to_pylist()):
+        fact["config"] = latest
     labels = dataset_labels((fact["dataset"], fact["dataset_hash"]) for fact in facts)
     scores = _scores(table, metric)
     reports = zip(*(table[name].to_pylist() for name in ("phase", "step")), scores, table["diverged"].to_pylist())
@@ -167,10 +171,11 @@ def _normalized(evaluation: Evaluation, fact: Mapping[str, Any]) -> Evaluation:
 def score(evaluations: Sequence[Evaluation], phase: str, select: str, metric: str) -> float | None:
     """A seed's score in this phase, by a rule of `raymix.report.SELECT`.
 
-    NaN for a diverged seed, None for one that was not evaluated yet.
+    NaN for a diverged seed, None for one that was not evaluated yet. A seed that took another's state in a population
+    is as sound as that, whatever became of it before.
     """
     found = [each.score for each in evaluations if each.phase == phase and each.score is not None]
-    if any(each.diverged for each in evaluations):
+    if evaluations and evaluations[-1].diverged:
         return math.nan
     if not found:
         return None

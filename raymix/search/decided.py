@@ -1,7 +1,7 @@
-"""The trials that a search has decided, one line each in the run's `trials.jsonl`, in the order of the decisions.
+"""What a search has decided, one line each: trials in the run's `trials.jsonl`, generations in `generations.jsonl`.
 
-A line is on the disk before anybody hears of its trial, so nothing trains that a resumed run would not know. The file
-only grows. A process that dies while it writes leaves a last line without an end: nobody has heard of that trial, so it
+A line is on the disk before anybody hears of what it says, so nothing trains that a resumed run would not know. The
+file only grows. A process that dies while it writes leaves a last line without an end: nobody has heard of that, so it
 is dropped, and decided again. Any other damage is refused.
 """
 
@@ -18,13 +18,13 @@ from raymix.types import UsageError
 NAME = "trials.jsonl"
 
 
-def read_decided(folder: AnyPath) -> tuple[list[dict[str, Any]], int]:
-    """The trials in the order of the decisions, and the bytes that they take; what is behind those is a torn line.
+def read_decided(folder: AnyPath, name: str = NAME) -> tuple[list[dict[str, Any]], int]:
+    """A run's decisions in their order, and the bytes that they take; what is behind those is a torn line.
 
     Raises:
         UsageError: a line is damaged, or not the next one.
     """
-    path = folder / NAME
+    path = folder / name
     content = path.read_bytes() if path.is_file() else b""
     whole = content.rfind(b"\n") + 1
     trials: list[dict[str, Any]] = []
@@ -45,12 +45,12 @@ def read_decided(folder: AnyPath) -> tuple[list[dict[str, Any]], int]:
 
 
 class DecidedWriter:
-    """Appends to a run's `trials.jsonl`. One process at a time, as the run's lock has it."""
+    """Appends to such a file of a run. One process at a time, as the run's lock has it."""
 
-    def __init__(self, folder: AnyPath) -> None:
+    def __init__(self, folder: AnyPath, name: str = NAME) -> None:
         """Drops a torn last line; `torn` says whether there was one. Raises as `read_decided`."""
-        self._path = folder / NAME
-        _, whole = read_decided(folder)
+        self._path = folder / name
+        _, whole = read_decided(folder, name)
         content = self._path.read_bytes() if self._path.is_file() else b""
         self.torn = len(content) > whole
         if self.torn:
@@ -58,9 +58,9 @@ class DecidedWriter:
         lines = content[:whole].splitlines()
         self._before = lines[-1].decode().partition(" ")[0] if lines else ""
 
-    def append(self, trial: dict[str, Any]) -> None:
-        """Write a trial down; once this returns, it survives a power loss."""
-        text = json.dumps(trial)
+    def append(self, decision: dict[str, Any]) -> None:
+        """Write a decision down; once this returns, it survives a power loss."""
+        text = json.dumps(decision)
         digest = _digest(self._before, text)
         append_durably(self._path, f"{digest} {text}\n".encode())
         self._before = digest

@@ -347,9 +347,8 @@ def rank_of(plan: dict[str, Any], rows: Iterable[Row | None]) -> Rank:
     from raymix.report import HELD_OUT
     from raymix.report.evaluations import mean_score
 
+    metric = plan["metric"]
     scores: list[float] = []
-    halving, metric = halving_of(plan), plan["metric"]
-    assert halving is not None
     for row in rows:
         if row is None or row.diverged:
             scores.append(math.nan)
@@ -359,7 +358,7 @@ def rank_of(plan: dict[str, Any], rows: Iterable[Row | None]) -> Rank:
             known = ", ".join(sorted(name for name in row.metrics if name.startswith(HELD_OUT))) or "none held out"
             raise UsageError(f"{row.algorithm} reports no {metric} to compare trials by; it reports {known}")
         scores.append(-score if metric.startswith(HELD_OUT) else score)
-    return rank(scores, halving.statistic)
+    return rank(scores, (plan.get("population") or plan["scheduler"])["statistic"])
 
 
 def cohort_of(plan: dict[str, Any], trial: dict[str, Any]) -> str:
