@@ -2,8 +2,8 @@
 
 A population of 8 members of 3 seeds each on FetchReach demonstrations to four goals, of which one pays double. Every
 1,000 steps the two worst take networks and optimisers of one of the two best, seed by seed, and go on with values a
-little off that one's. The report shows the schedule that the best member ended with: constant values would do where it
-is flat, and where it is not, no constant value is as good. (`lapo_beta.py` compares constant values of beta.)
+little off that one's. The report shows whom the best member copied when, and with which values it went on.
+(`lapo_beta.py` compares constant values of beta.)
 """
 
 from ray import tune
