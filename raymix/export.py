@@ -29,6 +29,7 @@ from raymix.evaluation.weights import PolicyWeights
 from raymix.files import AnyPath, path_of, write_atomically
 from raymix.job import find_newest, is_over, jobs_of
 from raymix.learner.networks import fresh_networks
+from raymix.learner.state import acting_of
 from raymix.plan import read_description
 from raymix.random import Key
 from raymix.report import HELD_OUT, find_run, metric_in_words
@@ -84,7 +85,7 @@ def export(folder: str, target: str | None = None, config_id: str | None = None,
     step = found.state["step"]
     facts = {
         "algorithm": job.algorithm,
-        "config": job.config,
+        "config": found.state["config"],  # of a population's member: those that it ended with
         "config_id": job.config_id,
         "dataset": spec.name,
         "dataset_hash": spec.hash,
@@ -104,10 +105,10 @@ def export(folder: str, target: str | None = None, config_id: str | None = None,
         "scores_of_its_configuration": {str(each): score for each, score in scores.items()},
         "episodes_per_evaluation": plan["episodes"],
         "evaluated_at_step": _evaluated_at(run_dir, job.config_id, seed, step),
-        "chosen_from": f"{len(plan['trials'])} configurations x {len(plan['seeds'])} seeds by that score, which is"
-        " therefore higher than a fresh evaluation's is likely to be"
+        "chosen_from": f"{_agents(run_dir)} by that score, which is therefore higher than a fresh evaluation's"
+        " is likely to be"
         if plan["metric"] in ("return", "normalized_score")
-        else f"{len(plan['trials'])} configurations x {len(plan['seeds'])} seeds by that score",
+        else f"{_agents(run_dir)} by that score",
         "reference_returns": None if spec.reference_min is None else [spec.reference_min, spec.reference_max],
         "run": run_dir.name,
         "policy_sha256": hashlib.sha256(module).hexdigest(),
@@ -124,6 +125,13 @@ def export(folder: str, target: str | None = None, config_id: str | None = None,
     except OSError as error:
         raise UsageError(f"cannot write {path} ({error.strerror or error}); choose another --out") from error
     return Exported(str(path), str(card), facts)
+
+
+def _agents(run_dir: AnyPath) -> str:
+    """What a run has trained, for people."""
+    table = ledger.read(run_dir / "ledger", None, [])
+    ids, seeds = table["config_id"].to_pylist(), table["seed"].to_pylist()
+    return f"{len(set(zip(ids, seeds)))} agents of {len(set(ids))} configurations"
 
 
 def _chosen(run_dir: AnyPath, plan: dict[str, Any], config_id: str | None) -> dict[str, Any]:
@@ -148,8 +156,10 @@ def _chosen(run_dir: AnyPath, plan: dict[str, Any], config_id: str | None) -> di
             f"{run_dir} has policies of {len(datasets)} data sets ({', '.join(sorted(datasets))}), and their scores do"
             " not compare; name a configuration with --config"
         )
+    # Fewer seeds are no match for all (`raymix.search.halving`).
+    most = max(row["seeds"] for row in rows)
     best = min if plan["metric"].startswith(HELD_OUT) else max
-    return best(rows, key=lambda row: row["mean"])
+    return best((row for row in rows if row["seeds"] == most), key=lambda row: row["mean"])
 
 
 def _best_seed(scores: dict[int, Any], metric: str) -> int:
@@ -172,14 +182,7 @@ def _weights_of(found: checkpoint.Checkpoint, seed: int) -> PolicyWeights:
         raise UsageError("the run is older than exports: its checkpoints do not hold the data set's facts; train anew")
     if state["diverged"][(seat := state["seeds"].index(seed))]:
         raise UsageError(f"seed {seed} diverged, so it has no policy; choose another")
-    algorithm = base.find(state["algorithm"])
-    weights = {}
-    for path, value in found.members[seat].items():
-        kind, _, name = path.partition("/")
-        network = name.split("/")[0]
-        slow = "targets" if network in algorithm.acting_targets else "parameters"
-        if network in algorithm.acting and kind == slow:
-            weights[name] = value
+    weights = acting_of(base.find(state["algorithm"]), found.members[seat])
     return PolicyWeights(state["algorithm"], state["config"], state["spec"], seed, weights)
 
 

@@ -3,6 +3,8 @@
 <root>/<name>-<date>-<hash>/
     sweep.json      what was asked, and every trial (`raymix.plan`)
     trials.jsonl    with a searcher: the trials that it has decided (`raymix.search.decided`)
+    generations.jsonl, generations/
+                    of populations: who copied whom, and the states that may still be copied (`raymix.search.exchange`)
     ledger/         the results
     trials/         Tune's files and the checkpoints, by attempt and configuration
     snapshots/      parameters for figures, of algorithms that keep some (`raymix.snapshots`)

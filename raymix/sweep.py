@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import raymix
 from raymix import ledger
 from raymix.data.held_out import held_out_episodes
-from raymix.files import AnyPath, matching
+from raymix.files import AnyPath, matching, remove_tree
 from raymix.job import Job, finished, is_at_end, job_of, jobs_of
 from raymix.plan import SweepSpec, describe, expand, read_description, seat, settled
 from raymix.remote import RemotePath
@@ -190,6 +190,9 @@ def _carry_out(
         if not matching(run_dir, "ledger/*.parquet"):  # no result to make a report of
             raise Interrupted(told)
         print(told, file=sys.stderr)
+    elif plan.get("population"):  # nobody copies any more
+        with contextlib.suppress(FileNotFoundError):
+            remove_tree(run_dir / "generations")
     return _report(run_dir)
 
 

@@ -95,8 +95,12 @@ class Member(tune.Trainable):
             boundary, self._untold = self._untold or self._seat.take(), None
         with self._timed("evaluation"):
             evaluations = self._evaluate(boundary)
-        rows = record(self.job, self._ledger, self._spec, boundary, evaluations)
         self._reported = checkpoint_of(self.job, boundary)
+        rung = None if boundary.over else rung_at(self.job, self._reported)
+        if rung is not None and self.job.population:
+            # Before its rows are in the ledger, by which a resumed run knows that others may copy it.
+            leave_for_others(self.job, self._reported)
+        rows = record(self.job, self._ledger, self._spec, boundary, evaluations)
         if self._first:
             self._notices += capture_notices(self.job, boundary, self._start)
             self._first = False
@@ -109,9 +113,7 @@ class Member(tune.Trainable):
             "done": boundary.over,
             **self._seconds(),
         }
-        if (rung := rung_at(self.job, self._reported)) is not None and not boundary.over:
-            if self.job.population:
-                leave_for_others(self.job, self._reported)
+        if rung is not None:
             # It may have to wait for a decision: its seats are for others then. What the pack trained on is dropped.
             told["rung"] = rung
             self._begin(self._reported)

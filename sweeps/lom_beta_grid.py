@@ -1,7 +1,7 @@
 """What does a plain grid find for what `lom_beta_optuna.py` costs?
 
-8 trials of 3,000 steps, which are as many agent-steps as that search's 24 trials: four values of beta for few and for
-many mixture components; learning rates are the preset's. FetchReach demonstrations to four goals.
+8 trials of 3,000 steps, as many agent-steps of policies as that search's 24 trials take: four values of beta for few
+and for many mixture components; learning rates are the preset's. FetchReach demonstrations to four goals.
 """
 
 from ray import tune

@@ -1,8 +1,9 @@
-"""Which beta, learning rates and number of mixture components suit LOM?  24 trials that Optuna decides.
+"""Which beta, learning rates and number of mixture components suit LOM? 24 trials that Optuna decides.
 
 FetchReach demonstrations to four goals of which one pays double. Tree-structured Parzen estimators decide each trial
 from those before; the preset is tried first. Of each 9 trials in a row, 3 go on beyond 500 steps and 1
-of those beyond 1,500, so that all cost as many agent-steps as the 8 trials of `lom_beta_grid.py`.
+of those beyond 1,500, so that the policies take as many agent-steps as those of the 8 trials of `lom_beta_grid.py`; the
+mixtures, which trials share where they train at the same time, come on top.
 """
 
 from ray import tune

@@ -60,7 +60,7 @@ def test_the_best_seed_is_written_with_a_card_and_needs_no_raymix(
 ) -> None:
     main(["export", str(run.parent)])
     told = capsys.readouterr().out
-    assert "td3_bc on toy/two-modes-v0" in told and "chosen from 1 configurations x 3 seeds" in told
+    assert "td3_bc on toy/two-modes-v0" in told and "chosen from 3 agents of 1 configurations" in told
     card = json.loads((run / "exported" / "best.json").read_text())
     scores = card["scores_of_its_configuration"]
     assert card["score"] == scores[str(card["seed"])] == max(scores.values())

@@ -19,6 +19,7 @@ from raymix.evaluation.policy import Policy
 from raymix.evaluation.weights import PolicyWeights
 from raymix.learner.learner import Learner
 from raymix.learner.replay import DeviceReplay
+from raymix.learner.state import acting_of
 from raymix.packing.local import LocalPack
 from raymix.packing.seating import to_numpy
 from raymix.types import Dataset, UsageError
@@ -121,7 +122,11 @@ def test_they_are_means_over_the_held_out_transitions() -> None:
     learner.run(5)
     state = learner.state(0)
     weights = PolicyWeights(
-        "td3_bc", learner.config.to_dict(), dataset.spec.to_dict(), 1, to_numpy(learner.acting_of(state))
+        "td3_bc",
+        learner.config.to_dict(),
+        dataset.spec.to_dict(),
+        1,
+        to_numpy(acting_of(learner.algorithm, state.tensors)),
     )
     actions = Policy(weights).act(columns.observations[rows], 0)
     expected_error = np.square(actions - columns.actions[rows]).mean()

@@ -65,7 +65,7 @@ def still(folder: Path, environment: str | None, observations: int, actions: int
         "metric": "return",
         "select": "last",
         "score": 5.0,
-        "chosen_from": "1 configurations x 1 seeds",
+        "chosen_from": "1 agents of 1 configurations",
         "reference_returns": None,
         "versions": {"torch": torch.__version__},
         "policy_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -86,7 +86,7 @@ def test_it_plays_what_training_evaluated(exported: Path, capsys: pytest.Capture
     fresh = play(str(exported))
     assert fresh.returns == play(str(exported), episodes=10).returns
     assert f"mean   {np.mean(fresh.returns):.4g}" in told and f"card   {card['score']:.4g}, undiscounted" in told
-    assert "chosen from 1 configurations x 2 seeds" in told and "in raymix/TwoGoals-v0" in told
+    assert "chosen from 2 agents of 1 configurations" in told and "in raymix/TwoGoals-v0" in told
 
 
 def test_a_gif_shows_every_step_of_every_episode(exported: Path, tmp_path: Path) -> None:

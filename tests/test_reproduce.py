@@ -21,6 +21,9 @@ COMMON = {"datasets": ("two-modes",), "seeds": 2, "episodes": 4, "evaluate_every
 METHODS = (
     base.Method(SweepSpec("bc", label="cloning", settings=SMALL, **COMMON), published=0.4, spread=0.1),
     base.Method(SweepSpec("mdn", label="mixture", settings={**SMALL, "num_components": 2}, **COMMON), published=0.9),
+    base.Method(
+        SweepSpec("lapo", label="slow decoder", settings={**SMALL, "hidden_dims": (8, 8)}, **COMMON),
+    ),
     base.Method(SweepSpec("bc", label="wide", settings={**SMALL, "hidden_dims": (9,)}, **COMMON)),
 )
 
@@ -50,7 +53,7 @@ def test_trained_members_act_as_they_were_evaluated(run: base.Run) -> None:
     """Catches weights of another seed or step: playing the episodes again must give the ledger's scores."""
     from raymix.evaluation.rollout import evaluate
 
-    for label in ("cloning", "mixture"):
+    for label in ("cloning", "mixture", "slow decoder"):
         members = run.members(label)
         assert [member.seed for member in members] == [0, 1]
         for member, score in zip(members, run.row(label)["scores"], strict=True):

@@ -18,7 +18,7 @@ from raymix.files import AnyPath, path_of
 from raymix.report import is_run
 from raymix.report.evaluations import Configuration, configurations, dataset_labels
 from raymix.report.page_facts import Memo, curve, page_facts
-from raymix.report.runs import Runs, columns_of, phases_told, plan_of, planned_seeds, stopped
+from raymix.report.runs import Runs, columns_of, of_populations, phases_told, plan_of, seeds_of, stopped
 from raymix.search import decided
 from raymix.search.truth import total_trials, undecided_in_words
 from raymix.types import UsageError
@@ -196,11 +196,12 @@ class Watched:
             select=self._plan.get("select", "last"),
             metric=metric,
             phases=phases_told({str(self.folder): self._plan}),
-            seeds=planned_seeds([self._plan]),
+            seeds=seeds_of([self._plan], self._found.values(), out),
             notices=[
                 *_first(self._damage),
                 *_starts(self._found.values()),
                 *undecided_in_words(self._plan, self.folder.name),
+                *of_populations([self._plan]),
             ],
             plans=[self._plan],
             stopped=out,

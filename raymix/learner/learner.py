@@ -23,7 +23,7 @@ from raymix.learner.adam import adam_
 from raymix.learner.capture import Program
 from raymix.learner.networks import LiftedConfig, Networks, Watched, fresh_networks
 from raymix.learner.replay import DeviceReplay, DrawnBatch, HeldOutBatch, UnseenEpisodes
-from raymix.learner.state import MemberState, flatten, unflatten
+from raymix.learner.state import MemberState, acting_of, flatten, unflatten
 from raymix.random import HELD_OUT, Key, streams
 
 HELD_OUT_BATCHES = 16
@@ -159,17 +159,7 @@ class Learner:
 
     def acting_weights(self, seat: int) -> dict[str, Tensor]:
         """Host copies of the parameters that `sample_actions` needs, as `network/parameter`."""
-        return self.acting_of(self.state(seat))
-
-    def acting_of(self, state: MemberState) -> dict[str, Tensor]:
-        """Those of a member's tensors that `sample_actions` needs, as `network/parameter`; not copied."""
-        slow = self.algorithm.acting_targets
-        kinds = {name: "targets" if name in slow else "parameters" for name in self.algorithm.acting}
-        return {
-            path.split("/", 1)[1]: value
-            for path, value in state.tensors.items()
-            if kinds.get(path.split("/")[1]) == path.split("/")[0]
-        }
+        return acting_of(self.algorithm, self.state(seat).tensors)
 
     def scalars_read(self) -> set[str]:
         """Names of the scalar fields that this phase depends on: members that agree on them train alike.

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from raymix.algorithms.base import Algorithm
+
+_Array = TypeVar("_Array")
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,17 @@ class MemberState:
     def is_finite(self) -> bool:
         """Whether no number in it is NaN or infinite."""
         return all(bool(torch.isfinite(value).all()) for value in self.tensors.values())
+
+
+def acting_of(algorithm: Algorithm, tensors: Mapping[str, _Array]) -> dict[str, _Array]:
+    """Those of a member's tensors that `sample_actions` needs, as `network/parameter`; not copied."""
+    slow = algorithm.acting_targets
+    kinds = {name: "targets" if name in slow else "parameters" for name in algorithm.acting}
+    return {
+        path.split("/", 1)[1]: value
+        for path, value in tensors.items()
+        if kinds.get(path.split("/")[1]) == path.split("/")[0]
+    }
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

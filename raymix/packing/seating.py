@@ -23,7 +23,7 @@ from raymix.data.guard import guard
 from raymix.evaluation.weights import PolicyWeights
 from raymix.learner.learner import Learner
 from raymix.learner.replay import DeviceReplay
-from raymix.learner.state import MemberState
+from raymix.learner.state import MemberState, acting_of
 from raymix.packing.boundary import Boundary
 from raymix.report import HELD_OUT
 from raymix.types import Dataset
@@ -411,7 +411,9 @@ class Seating:
             spec=spec,
             states=arrays,
             policies=[
-                PolicyWeights(self.name, config, spec, state.seed, to_numpy(learner.acting_of(state)))
+                PolicyWeights(
+                    self.name, config, spec, state.seed, to_numpy(acting_of(learner.algorithm, state.tensors))
+                )
                 for state in states
                 if in_last
             ],

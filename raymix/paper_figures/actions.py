@@ -17,7 +17,7 @@ from raymix.algorithms.lom import LOM
 from raymix.algorithms.mix_awac import MixAWAC
 from raymix.algorithms.plas import PLAS
 from raymix.nn.losses import component_std
-from raymix.paper_figures.material import Material
+from raymix.paper_figures.material import Lacking, Material
 from raymix.random import Key
 from raymix.report.evaluations import Configuration
 from raymix.reproduce.base import Member
@@ -56,10 +56,17 @@ def actions_figure(material: Material, configurations: Sequence[Configuration], 
         shown = [one for one in shown if one.config_id in kept]
     dataset = material.dataset(shown[0])
     probe, taken = near_a_start(dataset)
-    drawn = [(material.words(one), acted_at(probe, material.member(one))) for one in shown]
+    drawn, lacking = [], []
+    for one in shown:
+        try:
+            drawn.append((material.words(one), acted_at(probe, material.member(one))))
+        except Lacking as problem:  # one that diverged hides no other
+            lacking.append(problem)
+    if not drawn:
+        raise lacking[0]
     single = taken.shape[1] == 1
     pair = np.sort(np.argsort(-taken.var(0), kind="stable")[:2])
-    panels = len(shown) + 1
+    panels = len(drawn) + 1
     columns = min(_PER_ROW, panels)
     rows = math.ceil(panels / columns)
     figure = new_figure(max(3.5, 1.8 * columns), 1.85 * rows + 0.6)

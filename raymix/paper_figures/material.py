@@ -83,11 +83,11 @@ class Material:
         import torch
 
         from raymix import checkpoint
-        from raymix.job import checkpoint_folders, job_of, reported
+        from raymix.job import checkpoint_folders, jobs_of, reported
         from raymix.reproduce.base import member_of
 
         folder, plan, trial = self._planned(one)
-        job = job_of(dict(plan), trial, folder, "cpu", "auto")
+        job = jobs_of(dict(plan), trial, folder, "cpu", "auto")[0]  # all its seeds, or those that began first
         found, _ = checkpoint.newest(checkpoint_folders(job), limit=reported(job)[0])
         if found is None or found.state["phase"] != job.phases[-1][0]:
             raise Lacking(
@@ -97,7 +97,7 @@ class Material:
         for seed, diverged, arrays in zip(found.state["seeds"], found.state["diverged"], found.members):
             if not diverged:
                 tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-                return member_of(job.algorithm, job.config, self.dataset(one).spec, seed, tensors)
+                return member_of(job.algorithm, found.state["config"], self.dataset(one).spec, seed, tensors)
         raise Lacking(f"all seeds of {self.words(one)} on {one.dataset} diverged; run others")
 
     def folder(self, one: Configuration) -> AnyPath:

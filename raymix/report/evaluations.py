@@ -174,7 +174,9 @@ def score(evaluations: Sequence[Evaluation], phase: str, select: str, metric: st
     NaN for a diverged seed, None for one that was not evaluated yet. A seed that took another's state in a population
     is as sound as that, whatever became of it before.
     """
-    found = [each.score for each in evaluations if each.phase == phase and each.score is not None]
+    # A copy may have healed a seed that diverged (`raymix.search.population`).
+    sound = [each for each in evaluations if each.phase == phase and not each.diverged]
+    found = [each.score for each in sound if each.score is not None]
     if evaluations and evaluations[-1].diverged:
         return math.nan
     if not found:

@@ -80,10 +80,7 @@ def read_runs(
         require_metric(merged, asked)
     of_early_ends = {name for folder, plan in plans.items() for name in stopped(plan, tables[folder])}
     configured = configurations(merged, metric)
-    seeds = planned_seeds(plans.values())
-    # What was stopped early may have had only some of the seeds before it (`Halving.seeds`).
-    adding = {trial["config_id"] for plan in plans.values() if adds_seeds(plan) for trial in plan["trials"]}
-    seeds |= {one.config_id: sorted(one.seeds) for one in configured if one.config_id in of_early_ends & adding}
+    notices += of_populations(plans.values())
     return Runs(
         folders=found,
         configurations=configured,
@@ -92,9 +89,26 @@ def read_runs(
         select=select,
         metric=metric,
         phases=phases,
-        seeds=seeds,
+        seeds=seeds_of(plans.values(), configured, of_early_ends),
         notices=notices,
     )
+
+
+def seeds_of(
+    plans: Collection[Mapping[str, Any]], found: Iterable[Configuration], stopped: Collection[str]
+) -> dict[str, Sequence[int]]:
+    """The seeds that each configuration is to have; of those that were `stopped` early, the ones that had begun where
+    seeds begin one after another (`Halving.seeds`)."""
+    adding = {trial["config_id"] for plan in plans if adds_seeds(plan) for trial in plan["trials"]}
+    ended = adding.intersection(stopped)
+    return planned_seeds(plans) | {one.config_id: sorted(one.seeds) for one in found if one.config_id in ended}
+
+
+def of_populations(plans: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence where hyperparameters changed during training."""
+    if not any(plan.get("population") for plan in plans):
+        return []
+    return ["the members of a population are shown with their last values, which changed while they trained"]
 
 
 def columns_of(plans: Iterable[Mapping[str, Any]], metric: str) -> Sequence[str]:

@@ -199,18 +199,14 @@ def member_of(algorithm: str, config: dict[str, Any], spec: Spec, seed: int, ten
     from raymix.algorithms import base
     from raymix.evaluation.policy import PolicyWeights
     from raymix.learner.networks import Networks, fresh_networks
-    from raymix.learner.state import unflatten
+    from raymix.learner.state import acting_of, unflatten
 
     found = base.find(algorithm)
     modules = fresh_networks(found, spec, found.configure(config), seed=0)
     for module in modules.values():
         module.requires_grad_(False)
     tree = unflatten(tensors)
-    acting = {
-        path.removeprefix("parameters/"): value.numpy()
-        for path, value in tensors.items()
-        if path.startswith("parameters/") and path.split("/")[1] in found.acting
-    }
+    acting = {path: value.numpy() for path, value in acting_of(found, tensors).items()}
     networks = Networks(modules, tree["parameters"], tree["targets"])
     return Member(seed, networks, PolicyWeights(algorithm, config, spec.to_dict(), seed, acting))
 

@@ -225,6 +225,8 @@ class Ladder:
 
     def let_past(self, trial: str, step: int) -> None:
         """Some of a trial's seeds have come to a step: it stays past the rungs before it."""
+        if step <= self._steps[trial]:
+            return
         self._steps[trial] = max(step, self._steps[trial])
         self._standings = None
 

@@ -223,10 +223,11 @@ def moved(dimension: Dimension, value: Any, up: bool) -> Any:
     step = dimension.step
     if step is None:
         return min(max(float(f"{found:.5g}"), dimension.low), dimension.high)
-    number, before, last = (round((each - dimension.low) / step) for each in (found, value, dimension.high))
+    number, before = (round((each - dimension.low) / step) for each in (found, value))
     if number == before:
-        number = min(max(before + (1 if up else -1), 0), last)
-    return dimension.low + number * step
+        number += 1 if up else -1
+    # The range need not be a multiple of the step.
+    return dimension.low + min(max(number, 0), int(dimension.size) - 1) * step
 
 
 def standing(decisions: Iterable[Decision], member: str, step: int) -> tuple[Copy, int] | None:

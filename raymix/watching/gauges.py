@@ -99,7 +99,7 @@ class Gauges(Callback):
         if result["phase"] == job["phases"][-1][0] and result["seeds_left"] == len(job["seeds"]):
             if job.get("share", 1.0) == 1:
                 self._best = better(self._best, score, self._minimizes)
-            elif not job["rungs"]:  # only here are there all seeds
+            else:
                 self._best = better(self._best, self._best_of(job["config_id"]), self._minimizes)
 
     def stop(self) -> None:
