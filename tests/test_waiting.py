@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import raymix
 from raymix import waiting
 from raymix.cli import main
 from raymix.waiting import duration, shown
@@ -67,7 +68,8 @@ def test_fitting_modes_shows_itself_before_torch_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RAYMIX_DATASETS_PATH", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "raymix.modes", None)  # its import fails
+    monkeypatch.setitem(sys.modules, "raymix.modes", None)  # its import fails,
+    monkeypatch.delattr(raymix, "modes", raising=False)  # also where another test has imported it before
     with pytest.raises(ImportError):
         main(["data", "modes", "two-modes"])
     assert capsys.readouterr().err.startswith("fitting mixtures ...\n")
