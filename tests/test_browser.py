@@ -173,7 +173,7 @@ def many(run: Path, trials: int, seeds: int, reports: int) -> None:
         same = {"run": "many", "config_id": name, "phase": "main", "attempt": 1, "dataset": dataset, "version": "0"}
         same |= {"dataset_hash": "abc", "algorithm": "lom", "config": ledger.encode(config)}
         columns |= {key: [value] * count for key, value in same.items()}
-        columns |= {key: [None] * count for key in ("reference_min", "reference_max")}
+        columns |= {key: [None] * count for key in ("reference_min", "reference_max", "parent", "parent_step")}
         sink = pa.BufferOutputStream()
         pa.parquet.write_table(
             pa.table({f.name: pa.array(columns[f.name], f.type) for f in ledger.SCHEMA}, ledger.SCHEMA), sink
