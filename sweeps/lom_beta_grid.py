@@ -1,4 +1,4 @@
-"""What does a plain grid find for what `lom_beta_optuna.py` costs?
+"""What does a plain grid find in as many steps of policies as `lom_beta_optuna.py` takes?
 
 8 trials of 3,000 steps, as many agent-steps of policies as that search's 24 trials take: four values of beta for few
 and for many mixture components; learning rates are the preset's. FetchReach demonstrations to four goals.
