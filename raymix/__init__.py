@@ -6,12 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raymix.commands.sweep import main
     from raymix.data.catalog import load as load_dataset
     from raymix.plan import SweepSpec
     from raymix.search.halving import Halving
     from raymix.search.optuna import Optuna
     from raymix.search.population import Population
-    from raymix.sweep_command import main
 
 __version__ = "0.1.0"
 __all__ = ["Halving", "Optuna", "Population", "SweepSpec", "__version__", "load_dataset", "main"]
@@ -21,7 +21,7 @@ _HOMES = {
     "Optuna": ("raymix.search.optuna", "Optuna"),
     "Population": ("raymix.search.population", "Population"),
     "SweepSpec": ("raymix.plan", "SweepSpec"),
-    "main": ("raymix.sweep_command", "main"),
+    "main": ("raymix.commands.sweep", "main"),
     "load_dataset": ("raymix.data.catalog", "load"),
 }
 

@@ -22,7 +22,8 @@ from raymix.envs.build import MAX_STEPS, build_environment
 from raymix.envs.rendering import prepare_drawing
 from raymix.evaluation.rollout import misfit
 from raymix.files import AnyPath, path_of, write_atomically
-from raymix.report.statistics import interval
+from raymix.report import SELECT, metric_in_words
+from raymix.report.statistics import FEWEST_SEEDS, interval
 from raymix.types import UsageError
 from raymix.video import MOST_PER_SECOND, Film, check_film
 
@@ -273,3 +274,47 @@ def _description(card: dict[str, Any], environment: str | None, path: AnyPath) -
     if own is not None and environment == own.get("id"):
         return json.dumps(own)
     return json.dumps({"id": environment, "observations": own.get("observations") if own else None})
+
+
+def summary(played: Played) -> list[str]:
+    """What came of it, for people, line by line."""
+    card = played.card
+    metric = metric_in_words(card["metric"])
+    lines = ["", f"{card['algorithm']} on {card['dataset']}, seed {card['seed']}, in {played.environment}"]
+    lines.append(f"mean   {_mean(played.returns)}, undiscounted return")
+    if card["metric"] == "normalized_score" and played.scores is not None:
+        lines.append(f"       {_mean(played.scores)}, {metric}")
+    if not played.own:
+        lines.append(f"card   promises nothing of this environment: its score is of {_id(card)}")
+    elif played.scores is None:
+        lines.append(f"card   {card['score']:.4g}, {metric}, of which returns say nothing")
+    else:
+        lines.append(f"card   {card['score']:.4g}, {metric}, {SELECT[card['select']]}; {_verdict(played)}")
+        lines.append(f"       chosen from {card['chosen_from']}")
+    if played.video is not None:
+        by = f", drawn with MUJOCO_GL={played.drawn_by}" if played.drawn_by else ""
+        lines.append(f"film   {played.video}, {played.pictures:,} pictures{by}")
+    return lines
+
+
+def _id(card: dict) -> str:
+    return card["environment"]["id"] if card["environment"] else "no environment"
+
+
+def _mean(values: list[float]) -> str:
+    ends = interval(values)
+    if ends is None:
+        return f"{np.mean(values):.4g} (an interval needs {FEWEST_SEEDS} episodes)"
+    if ends[0] == ends[1]:
+        return f"{np.mean(values):.4g} (all alike)"
+    return f"{np.mean(values):.4g}, 95 % interval {ends[0]:.4g} to {ends[1]:.4g}"
+
+
+def _verdict(played: Played) -> str:
+    """Where the card's score lies; equal episodes have an interval of no width, which is no certainty."""
+    assert played.scores is not None
+    ends, score = interval(played.scores), played.card["score"]
+    if ends is None or ends[0] == ends[1]:
+        return f"the mean here differs by {float(np.mean(played.scores)) - score:+.4g}"
+    where = "within" if ends[0] <= score <= ends[1] else "above" if score > ends[1] else "below"
+    return f"{where} that interval"

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from raymix.algorithms.base import names
-from raymix.cli import main, parser, preset_lines
+from raymix.cli import main, parser
+from raymix.commands.algorithms import preset_lines
 from raymix.data.recipe import parse
 
 ROOT = Path(__file__).parents[1]

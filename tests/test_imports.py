@@ -26,6 +26,7 @@ ABOVE_ALGORITHMS = (
     "raymix.packing",
     "raymix.sweep",
     "raymix.cli",
+    "raymix.commands",
 )
 NEVER: dict[str, tuple[str, ...]] = {
     "raymix.data": (*BELOW_TORCH, "ray"),
@@ -34,7 +35,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.random": ("ray", "raymix.algorithms", *ABOVE_ALGORITHMS),
     "raymix.nn": ("ray", "raymix.algorithms", *ABOVE_ALGORITHMS),
     "raymix.algorithms": ("ray", *ABOVE_ALGORITHMS),
-    "raymix.learner": ("ray", "raymix.evaluation", "raymix.packing", "raymix.sweep", "raymix.cli"),
+    "raymix.learner": ("ray", "raymix.evaluation", "raymix.packing", "raymix.sweep", "raymix.cli", "raymix.commands"),
     "raymix.evaluation.rollout": ("ray",),
     "raymix.evaluation.weights": ("torch", "ray"),
     "raymix.packing.boundary": ("torch", "ray"),
@@ -66,14 +67,14 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.progress": ("torch",),
     "raymix.watching": ("torch",),
     "raymix.sweep": ("torch",),
-    "raymix.sweep_command": ("torch",),
     "raymix.train": ("ray",),
     "raymix.export": ("ray",),
     "raymix.play": ("ray",),
     "raymix.video": ("torch", "ray"),
     "raymix.paper_figures": ("ray",),
     "raymix.cli": ("torch", "ray"),
-    "raymix.data_command": ("torch", "ray"),
+    "raymix.commands": ("torch", "ray"),
+    "raymix.commands.sweep": ("torch",),
 }
 NUMPY_ONLY = ("raymix.types", "raymix.config")
 

@@ -25,6 +25,7 @@ from test_sweep import SWEEP, Driver, results
 
 from raymix import Halving, Optuna, SweepSpec, ledger
 from raymix.cli import main as raymix_command
+from raymix.commands.sweep import check_number, dry_run
 from raymix.data.catalog import load
 from raymix.job import job_of
 from raymix.packing.sharing import SearchPlaces
@@ -41,7 +42,6 @@ from raymix.search.scheduler import HalvingScheduler, RankAt, ladders_in
 from raymix.search.searcher import Studies, StudySearcher
 from raymix.search.truth import told_by
 from raymix.search.warm import warm_started
-from raymix.sweep_command import check_number, dry_run
 from raymix.types import UsageError
 
 TWO_MODES = "toy/two-modes-v0"

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from raymix import play_command, video
+from raymix import video
 from raymix.cli import main
 from raymix.envs import rendering
 from raymix.envs.build import build_environment
 from raymix.evaluation.rollout import FIRST_SEED
-from raymix.play import play
+from raymix.play import play, summary
 from raymix.types import UsageError
 
 EPISODES = 8
@@ -268,10 +268,10 @@ def test_normalized_scores_stand_beside_the_card_and_another_environment_has_no_
     played = play(str(file), episodes=3)
     # It never moves, so it earns nothing: half of the way from -10 to 10.
     assert (played.returns, played.lengths, played.scores) == ([0.0] * 3, [60] * 3, [50.0] * 3)
-    told = "\n".join(play_command.summary(played))
+    told = "\n".join(summary(played))
     assert "50 (all alike), normalized score" in told and "the mean here differs by -10" in told
     elsewhere = play(str(still(tmp_path, "raymix/Other-v0", 2, 2)), "raymix/TwoGoals-v0", episodes=1)
-    assert "promises nothing of this environment" in "\n".join(play_command.summary(elsewhere))
+    assert "promises nothing of this environment" in "\n".join(summary(elsewhere))
     assert elsewhere.to_dict()["promised"] is None
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from raymix.algorithms.base import find
+from raymix.commands.sweep import adjusted, parser, selected
 from raymix.plan import SweepSpec, expand
 from raymix.report.published import METHODS, counterpart, published
-from raymix.sweep_command import adjusted, parser, selected
 from raymix.types import UsageError
 
 SWEEPS = sorted((Path(__file__).parents[1] / "sweeps").glob("*.py"))

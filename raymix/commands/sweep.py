@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raymix import ledger
-from raymix.cli import DEFAULT_STORAGE, refuse_beside_resume, show
+from raymix.commands.shared import DEFAULT_STORAGE, refuse_beside_resume, show
 from raymix.files import AnyPath, matching, path_of
 from raymix.plan import SweepSpec, Trial, check, expand, setting, studies, trial_of
 from raymix.remote import StoreError
