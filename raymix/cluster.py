@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raymix.envs.build import OWN
-from raymix.types import UsageError
+from raymix.types import SweepFailed, UsageError
 
 # Read by Ray when it is imported or when a process starts; a user's own setting wins.
 _SETTINGS = {
@@ -73,6 +74,7 @@ def connected(address: str | None = None, dashboard: bool = True) -> Iterator[Cl
 
     Raises:
         UsageError: there is no cluster at `address`.
+        SweepFailed: no Ray can be started here.
     """
     os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
     if address is None:
@@ -90,13 +92,7 @@ def connected(address: str | None = None, dashboard: bool = True) -> Iterator[Cl
     if ray.is_initialized():
         raise UsageError("Ray is running in this process already; call ray.shutdown() before starting a sweep")
     if address is None:
-        context = ray.init(
-            address="local",  # without it Ray goes to the cluster that `ray start` last made here, if it left its file
-            num_cpus=_usable_cpus(),
-            include_dashboard=dashboard,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        context = _start(dashboard)
     else:
         _require_ray(address)
         # The sweep's file may have imported Ray, which read RAY_AUTH_MODE. tests/test_connection.py holds it to this.
@@ -121,6 +117,28 @@ def connected(address: str | None = None, dashboard: bool = True) -> Iterator[Cl
         )
     finally:
         ray.shutdown()
+
+
+def _start(dashboard: bool) -> Any:
+    """Ray's context, of a Ray of our own."""
+    import ray
+
+    try:
+        return ray.init(
+            address="local",  # without it Ray goes to the cluster that `ray start` last made here, if it left its file
+            num_cpus=_usable_cpus(),
+            include_dashboard=dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as problem:  # of many kinds, some of them bare: ports, sockets, disks, processes that are late
+        why = (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
+        files = next(filter(None, (os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR"))), "/tmp")
+        raise SweepFailed(
+            f"Ray did not start on this machine ({why}); it gives up after half a minute where the machine is busy, and"
+            " needs room in memory and for its files (RAY_TMPDIR names another folder): try again. Its logs:"
+            f" {files}/ray/session_latest/logs"
+        ) from problem
 
 
 def _skip_warnings_of_many_processes() -> None:

@@ -334,6 +334,16 @@ def test_a_storage_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     assert "--storage takes a folder" in sweep_error(tmp_path, "--storage", "")  # a shell's unset variable
 
 
+def test_a_ray_that_does_not_start_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = tmp_path / ("long" * 30)  # longer than a socket's name may be
+    files.mkdir()
+    monkeypatch.setenv("TMPDIR", str(files))
+    status, _, errors = Driver(tmp_path).finish()
+    assert status == 1 and errors.startswith("Ray did not start on this machine ("), errors
+    assert "Traceback" not in errors and str(files / "ray" / "session_latest" / "logs") in errors
+    assert not list(tmp_path.glob("runs/*")), "something was written before the error"
+
+
 def test_a_time_budget_that_ends_before_the_first_result_is_said(tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     folder.mkdir()
