@@ -112,6 +112,20 @@ def test_a_run_whose_checkpoints_are_gone_gives_what_its_ledger_can(runs: list[P
     )
 
 
+def test_a_configuration_without_a_checkpoint_hides_no_other(runs: list[Path], tmp_path: Path) -> None:
+    whole = [runs[list(NETS).index(name)] for name in ("dmpo", "td3_rkl")]
+    copies = [tmp_path / name for name in ("awac", "td3_rkl")]
+    shutil.copytree(runs[list(NETS).index("awac")], copies[0])
+    train(copies[1], "td3_rkl", "two-goals", "zeta1=0.5")
+    (copies[1],) = copies[1].iterdir()
+    for copy in copies:
+        shutil.rmtree(copy / "trials")
+    done = write_figures([str(each) for each in (*whole, *copies)], str(tmp_path / "figures"))
+    assert {"dmpo-fig4.png", "td3_rkl-fig4.png"} <= {Path(path).name for path, _ in done.written}
+    told = "\n".join(done.lacking)
+    assert "in dmpo-fig4.png (DMPO 4): awac" in told and "in td3_rkl-fig4.png (TD3+RKL 4): td3_rkl, zeta1=0.5" in told
+
+
 @pytest.mark.parametrize("option", [["--embeddings"], ["--optuna", "x"], ["--csv", "x"], ["--baseline", "bc"]])
 def test_figures_go_with_nothing_else(option: list[str], runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

@@ -17,7 +17,7 @@ from raymix.algorithms.lom import LOM
 from raymix.algorithms.mix_awac import MixAWAC
 from raymix.algorithms.plas import PLAS
 from raymix.nn.losses import component_std
-from raymix.paper_figures.material import Lacking, Material
+from raymix.paper_figures.material import Material
 from raymix.random import Key
 from raymix.report.evaluations import Configuration
 from raymix.reproduce.base import Member
@@ -46,9 +46,8 @@ def actions_figure(material: Material, configurations: Sequence[Configuration], 
     """Write a PNG with the data's actions near a start state, and a panel for each configuration (of one data set).
 
     The state is the start that is nearest to the mean of all; the data's are the first actions of the episodes that
-    start nearest to it. Of actions with several dimensions
-    the two are shown in which the data's vary most; actions of one dimension are histograms. Of more configurations
-    than there is room for, the best are shown.
+    start nearest to it. Of actions with several dimensions the two are shown in which the data's vary most; actions of
+    one dimension are histograms. Of more configurations than there is room for, the best are shown.
     """
     shown = configurations
     if len(shown) > _MOST_PANELS - 1:
@@ -56,14 +55,7 @@ def actions_figure(material: Material, configurations: Sequence[Configuration], 
         shown = [one for one in shown if one.config_id in kept]
     dataset = material.dataset(shown[0])
     probe, taken = near_a_start(dataset)
-    drawn, lacking = [], []
-    for one in shown:
-        try:
-            drawn.append((material.words(one), acted_at(probe, material.member(one))))
-        except Lacking as problem:  # one that diverged hides no other
-            lacking.append(problem)
-    if not drawn:
-        raise lacking[0]
+    drawn = [(material.words(one), acted_at(probe, member)) for one, member in material.members(shown)]
     single = taken.shape[1] == 1
     pair = np.sort(np.argsort(-taken.var(0), kind="stable")[:2])
     panels = len(drawn) + 1

@@ -26,12 +26,11 @@ def bellman_figure(material: Material, path: str) -> None:
     """Write a PNG of the Bellman errors of the best configuration of DMPO and of each of the methods that the paper
     compares it with, as far as they are on the same data set; after training, on the data."""
     (first, *_) = material.ranked(material.of("dmpo"))
-    errors = {}
-    for name, label in LABELS.items():
-        here = [one for one in material.of(name) if one.dataset == first.dataset]
-        if here:
-            best = material.ranked(here)[0]
-            errors[label] = [bellman_errors(material.member(best), material.dataset(best))]
+    of_methods = ([one for one in material.of(name) if one.dataset == first.dataset] for name in LABELS)
+    best = [material.ranked(here)[0] for here in of_methods if here]
+    errors = {
+        LABELS[one.algorithm]: [bellman_errors(member, material.dataset(one))] for one, member in material.members(best)
+    }
     histograms(errors, path)
 
 

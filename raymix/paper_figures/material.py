@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ class Material:
     def __init__(self, runs: Runs, keep_going: bool = False) -> None:
         self.runs, self.keep_going = runs, keep_going
         self.phases = phases_of(runs.configurations, runs.phases)
+        self.left_out: list[str] = []
+        """Why configurations are not in a figure that shows the others."""
         self._kept: tuple[str, Dataset] | None = None
 
     @property
@@ -99,6 +101,24 @@ class Material:
                 tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
                 return member_of(job.algorithm, found.state["config"], self.dataset(one).spec, seed, tensors)
         raise Lacking(f"all seeds of {self.words(one)} on {one.dataset} diverged; run others")
+
+    def members(self, configurations: Sequence[Configuration]) -> Iterator[tuple[Configuration, Member]]:
+        """Those that have a trained member (`member`), one after another; of the others `left_out` says why.
+
+        Raises:
+            Lacking: none has one.
+        """
+        why: list[Lacking] = []
+        for one in configurations:
+            try:
+                member = self.member(one)
+            except Lacking as problem:
+                why.append(problem)
+            else:
+                yield one, member
+        if len(why) == len(configurations):
+            raise why[0]
+        self.left_out += map(str, why)
 
     def folder(self, one: Configuration) -> AnyPath:
         """The run's."""

@@ -26,14 +26,15 @@ def weights_figure(material: Material, path: str) -> None:
 
     The paper compares random and expert data, fitted together: a mixture such as "hopper/random + hopper/expert".
     """
-    shown = material.ranked(material.of("td3_rkl"))[:_MOST_PANELS]
+    best = material.ranked(material.of("td3_rkl"))[:_MOST_PANELS]
+    shown = list(material.members(best))
     figure = new_figure(max(3.5, 2.6 * len(shown)), 2.5)
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    for axes, one in zip(panels, shown, strict=True):
+    for axes, (one, member) in zip(panels, shown, strict=True):
         dataset = material.dataset(one)
         rows = dataset.columns.transition_rows()
         rows = rows[:: max(1, len(rows) // _STATES)]
-        weights = weights_at(material.member(one), dataset.columns.observations[rows])
+        weights = weights_at(member, dataset.columns.observations[rows])
         _histogram(axes, weights, dataset.columns.source[rows], dataset.spec.sources, one, material)
     panels[0].set_ylabel("share of the source's states", fontsize=8)
     figure.supxlabel("weight $\\lambda(s)$ of cloning", fontsize=8)

@@ -26,7 +26,7 @@ class Figures:
     written: list[tuple[str, str]]
     """Path, and the figures of the papers that it stands for."""
     lacking: list[str]
-    """Why the others could not be drawn, and what to run."""
+    """Why the others could not be drawn, or not for all configurations, and what to run."""
     notices: list[str]
     """What was left out of damaged ledgers."""
 
@@ -70,6 +70,8 @@ def _write(material: Material, folder: AnyPath, progress: Callable[[str], None])
             lacking.append(f"{name} ({stands_for}): {problem}")
         else:
             written.append((path, stands_for))
+        lacking.extend(f"in {name} ({stands_for}): {why}" for why in material.left_out)
+        material.left_out.clear()
 
     there = material.algorithms
     draw("scores.png", "LOM 3", lambda path: _scores(material, path))
