@@ -29,17 +29,10 @@ from known_modes import (
 
 from raymix.cli import main
 from raymix.data import toy
-from raymix.modes import (
-    EDGE,
-    _censored_log_prob,
-    _in_box,
-    _log_normal_cdf,
-    _profiles,
-    _shares,
-    find_modes,
-    interval,
-    text,
-)
+from raymix.modes import find_modes, text
+from raymix.modes.counting import in_box, profiles_of, shares_of
+from raymix.modes.find import interval
+from raymix.modes.mixtures import EDGE, censored_log_prob, log_normal_cdf
 from raymix.nn.policies import Mixture
 from raymix.report.dataset_page import modes_page
 from raymix.types import UsageError
@@ -128,8 +121,8 @@ def test_two_modes_of_the_toy_by_the_command(tmp_path: Path, capsys: pytest.Capt
 def shares(weights: list[float], means: list[list[float]], stds: list[float]) -> list[float]:
     """Of one mixture, in the order of its components."""
     log_stds = torch.tensor([[[std] * len(means[0]) for std in stds]]).log()
-    profiles = _profiles(torch.tensor([weights]), *_in_box(Mixture(torch.tensor([means]), log_stds, torch.empty(0))))
-    return [round(share, 2) for share in _shares(torch.tensor([weights]), profiles)[0].tolist()]
+    profiles = profiles_of(torch.tensor([weights]), *in_box(Mixture(torch.tensor([means]), log_stds, torch.empty(0))))
+    return [round(share, 2) for share in shares_of(torch.tensor([weights]), profiles)[0].tolist()]
 
 
 def test_components_are_one_mode_without_a_gap_between_them():
@@ -156,11 +149,11 @@ def test_a_cut_mixture_has_all_its_mass_in_the_box():
     mixture = Mixture(torch.tensor([[[0.3], [-1.4]]]), torch.tensor([[[0.2], [0.6]]]).log(), torch.tensor([[0.5, 0.0]]))
     inside = torch.linspace(-EDGE, EDGE, 20_001)[1:-1, None]
     places = torch.cat([torch.tensor([[-EDGE], [EDGE]]), inside])
-    found = _censored_log_prob(Mixture(*(part.expand(len(places), *part.shape[1:]) for part in mixture)), places).exp()
+    found = censored_log_prob(Mixture(*(part.expand(len(places), *part.shape[1:]) for part in mixture)), places).exp()
     assert float(found[:2].sum() + found[2:].sum() * 2 * EDGE / 20_000) == pytest.approx(1.0, abs=1e-4)
     assert float(found[0]) > 0.2 > float(found[1])
     values = torch.tensor([-50.0, -5.0, -0.1, 0.0, 0.1, 5.0, 50.0], dtype=torch.float64)
-    assert torch.allclose(_log_normal_cdf(values), torch.special.log_ndtr(values), rtol=1e-9)
+    assert torch.allclose(log_normal_cdf(values), torch.special.log_ndtr(values), rtol=1e-9)
 
 
 def test_neither_slight_nor_wide_background_joins_or_adds_modes():
