@@ -1,4 +1,4 @@
-"""Where should TD3+RKL switch from cloning to repulsion?  (zeta1, zeta2 of the weight lambda(s))
+"""Where should TD3+RKL switch between cloning the data and moving away from it?  (zeta1, zeta2 of lambda(s))
 
 lambda(s) is 0.5 where the data's spread is zeta2 / zeta1 and rises with slope zeta1 / 4 there. FetchReach
 demonstrations to four goals spread widely at the start and narrowly on the way.

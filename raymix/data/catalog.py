@@ -149,7 +149,10 @@ def known() -> list[dict[str, Any]]:
     for name in [*makeable, *(each for each in local if each not in makeable)]:
         made_here = fetch.parse(name)
         facts = minari.metadata(name) or {}
-        made_on_use = f"{made_here[0].title} with four goals; made on first use." if made_here and not facts else ""
+        description = facts.get("description", "")
+        if made_here is not None:
+            made = "" if facts else ", made on first use"
+            description = f"{fetch.described(made_here[0])} {made_here[1]:,} episodes to each goal{made}."
         episodes = facts.get("total_episodes", 4 * made_here[1] if made_here else 0)
         entries.append(
             {
@@ -159,7 +162,7 @@ def known() -> list[dict[str, Any]]:
                 "transitions": facts.get("total_steps", 50 * episodes),
                 "episodes": episodes,
                 "size_mb": facts.get("dataset_size"),
-                "description": facts.get("description") or made_on_use,
+                "description": description,
             }
         )
     for name in library.names():

@@ -229,6 +229,14 @@ def _build(task: Task, episodes_per_goal: int, workspace: Path, workers: int | N
         (Path(temporary) / name).rename(target)
 
 
+def described(task: Task) -> str:
+    """What a data set of the task is, in a sentence."""
+    return (
+        f"{task.title} with four goals around the gripper's start and no goal in the observation;"
+        f" reward 2 per step {task.inside} the first-quadrant goal, 1 in any other."
+    )
+
+
 def _write(
     task: Task, name: str, episodes: list[Episode], seeds: list[int], reference_min: float, reference_max: float
 ) -> None:
@@ -262,10 +270,7 @@ def _write(
             ref_max_score=reference_max,
             num_episodes_average_score=REFERENCE_EPISODES,
             algorithm_name=task.expert,
-            description=(
-                f"{task.title} with four goals around the gripper's start and no goal in the observation;"
-                f" reward 2 per step {task.inside} the first-quadrant goal, 1 in any other."
-            ),
+            description=described(task),
             requirements=["mujoco<3.12", "gymnasium-robotics>=1.4.2"],
         )
     dataset.storage.update_metadata({"sources": list(SOURCES)})
