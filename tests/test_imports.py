@@ -59,6 +59,7 @@ NEVER: dict[str, tuple[str, ...]] = {
     "raymix.search.halving": ("torch", "ray"),
     "raymix.search.optuna": ("torch", "ray", "optuna"),
     "raymix.search.population": ("torch", "ray", "optuna"),
+    "raymix.search.bandit": ("torch", "ray", "optuna"),
     "raymix.search.cells": ("torch", "ray", "optuna"),
     "raymix.search.decided": ("torch", "ray"),
     "raymix.search.truth": ("torch", "ray", "optuna"),

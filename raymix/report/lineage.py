@@ -55,8 +55,10 @@ def lineages_in_words(plan: Mapping[str, Any], table: pa.Table, frame: pd.DataFr
         best = str(means.idxmin() if str(scored["metric"].iloc[0]).startswith(HELD_OUT) else means.idxmax())
         phase = plan["phases"][trials[best]["algorithm"]][-1][0]
         rows = [row for row in ledger.rows(table) if row.config_id in trials and row.phase == phase]
+        explored = "; values by PB2" if plan["population"].get("explore") == "pb2" else ""  # older runs do not say
         lines.append(
-            f"Best of the population of {len(trials)} on {trials[best]['dataset']}: {best}, mean {means[best]:g}"
+            f"Best of the population of {len(trials)} on {trials[best]['dataset']}: {best}, mean"
+            f" {means[best]:g}{explored}"
         )
         for ancestor in ancestry(rows, best):
             values = ", ".join(f"{key}={text(ancestor.config[key])}" for key in stated["space"])

@@ -4,17 +4,25 @@ Some steps of the last phase are generations: `every`, 2 * `every`, ... below th
 specification on one data set are a population. A member that comes to a generation leaves its state there and waits,
 out of its seats, until all others have come; one that ended before (its process failed for good, or all its seeds
 diverged) counts as worst. Then each member of the worst `quantile` that is still there copies, seed by seed, networks
-and optimisers of a member that is drawn from the best `quantile`, and goes on with that one's hyperparameters, each of
-them moved: drawn anew with probability `resample`, else multiplied by 0.8 or by 1.2 within its range (a choice moves to
-the value before or after it). A member keeps its name, its seeds and with them its minibatches and noise.
+and optimisers of a member that is drawn from the best `quantile`, and goes on with other hyperparameters. A member
+keeps its name, its seeds and with them its minibatches and noise.
 
-What is decided is a function of the members' ranks at the generation, of the sweep's `search_seed` and of nothing else:
-neither of the order in which they came nor of how often the sweep was killed. Ranks are those of `Halving`. A decision
-is a line of the run's `generations.jsonl` (`raymix.search.decided`) before anybody hears of it, and what a member
-leaves at a generation stays until all who copy from it are two generations further.
+These hyperparameters are the parent's, each of them moved (`explore="perturb"`): drawn anew with probability
+`resample`, else multiplied by 0.8 or by 1.2 within its range (a choice moves to the value before or after it). Or they
+are chosen anywhere in the ranges (`explore="pb2"`) by a Gaussian process of how much the score grew from one generation
+to the next with the values of then (`raymix.search.bandit`); choices are chosen with them, as unordered values. A
+child grows from its parent's score. A member that ended, or lost a seed so that its statistic is -inf, has grown as
+little as any that is known; one that began so tells nothing. There is no score to grow from before the first
+generation, so there, and as long as fewer than `FEWEST` such growths are known, PB2 moves values as PBT does.
 
-Source: Jaderberg et al., "Population Based Training of Neural Networks" (2017, arXiv 1711.09846), with truncation
-selection; that members wait for each other is raymix's. Imports neither ray nor torch.
+What is decided is a function of the members' ranks and values at the generations so far, of the sweep's `search_seed`
+and of nothing else: neither of the order in which they came nor of how often the sweep was killed. Ranks are those of
+`Halving`. A decision is a line of the run's `generations.jsonl` (`raymix.search.decided`) before anybody hears of it,
+and what a member leaves at a generation stays until all who copy from it are two generations further.
+
+Sources: Jaderberg et al., "Population Based Training of Neural Networks" (2017, arXiv 1711.09846), with truncation
+selection; Parker-Holder et al. (2020, arXiv 2002.02518) for PB2. That members wait for each other is raymix's. Imports
+neither ray nor torch.
 """
 
 from __future__ import annotations
@@ -35,10 +43,18 @@ from raymix.types import UsageError
 if TYPE_CHECKING:
     from raymix.ledger import Row
     from raymix.plan import SweepSpec, Trial
+    from raymix.search.bandit import Bandit
 
 NAME = "generations.jsonl"
 """The file of a run that holds its decisions."""
 FACTORS = (0.8, 1.2)
+EXPLORE = {
+    "perturb": "its parent's, each moved a little or drawn anew (PBT)",
+    "pb2": "those by which the score should grow the most, or of which the least is known, by a Gaussian process (PB2)",
+}
+"""Which values a member that copies goes on with."""
+FEWEST = 4
+"""Growths from one generation to the next that have to be known before PB2's Gaussian process is asked."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +66,12 @@ class Population:
     quantile: float = 0.25
     """So large a part of the members copies, and so large a part is copied; rounded up, and at most a half."""
     resample: float = 0.25
-    """With this probability a hyperparameter is drawn anew from its range, rather than moved a little."""
+    """With this probability a hyperparameter is drawn anew from its range, rather than moved a little. (With "pb2" only
+    as long as too little is known.)"""
     statistic: str = "mean"
     """What members are compared by: a key of `raymix.search.halving.STATISTICS`, over the metric of the seeds."""
+    explore: str = "perturb"
+    """Which values those who copy go on with: a key of `EXPLORE`."""
 
     def check_values(self) -> None:
         """Raise `UsageError` for values that make no sense. (Not while a sweep's file is read: that is a traceback.)"""
@@ -69,6 +88,8 @@ class Population:
                 raise UsageError(f"{name} of Population takes a number {allowed}, not {value!r}")
         if self.statistic not in list(STATISTICS):
             raise UsageError(f"statistic of Population is one of {', '.join(STATISTICS)}, not {self.statistic!r}")
+        if self.explore not in list(EXPLORE):
+            raise UsageError(f"explore of Population is one of {', '.join(EXPLORE)}, not {self.explore!r}")
 
     def check(self, seeds: int, evaluate_every: int, steps: int) -> None:
         """Raise `UsageError` where members with so many seeds and `steps` cannot be compared at the generations."""
@@ -141,6 +162,8 @@ class Generations:
         self._values = {member: {key: config[key] for key in space} for member, config in members.items()}
         self._ranks: dict[int, dict[str, Rank]] = {step: {} for step in steps}
         self._ended: set[str] = set()
+        self._values_since: list[dict[str, dict[str, Any]]] = []
+        """What all members went on with, by decision."""
         self.decisions: list[Decision] = []
         for decision in decided:
             self._take(decision)
@@ -183,6 +206,7 @@ class Generations:
         self.decisions.append(decision)
         for member, copy in decision.copies.items():
             self._values[member] = dict(copy.values)
+        self._values_since.append(dict(self._values))
 
     def _next(self) -> Decision | None:
         if len(self.decisions) == len(self._steps):
@@ -196,22 +220,47 @@ class Generations:
         number = self._population.exchanged(len(members))
         best = [member for member in ranked[:number] if member in ranks]
         worst = [member for member in ranked[len(ranked) - number :] if member in ranks]
-        copies = {}
+        copies: dict[str, Copy] = {}
+        bandit = self._bandit([member for member in ranks if member not in worst])
         for member in sorted(worst, key=self._position.__getitem__):
             random = np.random.default_rng([*self._seed, step, self._position[member]])
             parent = best[random.integers(len(best))]
-            values = {
-                name: self._explored(dimension, self._values[parent][name], random)
-                for name, dimension in self._space.items()
-            }
-            copies[member] = Copy(parent, values)
+            before = self._values[parent]
+            if bandit is None:
+                found = {name: self._moved(each, before[name], random) for name, each in self._space.items()}
+            else:
+                found = bandit.choose(score := ranks[parent][0], random)
+                bandit.add(score, found)
+            copies[member] = Copy(parent, {name: type(before[name])(value) for name, value in found.items()})
         return Decision(self.name, step, ranked, copies)
 
-    def _explored(self, dimension: Dimension, value: Any, random: np.random.Generator) -> Any:
+    def _moved(self, dimension: Dimension, value: Any, random: np.random.Generator) -> Any:
         # Both are drawn always: what one hyperparameter does moves no other's draws.
         anew, share, up = random.random() < self._population.resample, random.random(), random.random() < 0.5
-        found = dimension.at(share) if anew else moved(dimension, value, up)
-        return type(value)(found)
+        return dimension.at(share) if anew else moved(dimension, value, up)
+
+    def _bandit(self, stay: Iterable[str]) -> Bandit | None:
+        """What chooses values at the next generation, at which these members go on as they are; None: too little is
+        known, or nobody asks."""
+        if self._population.explore != "pb2":
+            return None
+        from raymix.search.bandit import Bandit, Observation
+
+        observations = []
+        for time, (decision, after) in enumerate(zip(self.decisions, self._steps[1:])):
+            for member in self._position:
+                copy = decision.copies.get(member)
+                score = self._ranks[decision.step].get(copy.parent if copy else member, LOST)[0]
+                growth = self._ranks[after].get(member, LOST)[0] - score
+                if math.isfinite(score):
+                    observations.append(Observation(time, score, self._values_since[time][member], growth))
+        if sum(math.isfinite(each.growth) for each in observations) < FEWEST:
+            return None
+        time = len(self.decisions)
+        bandit = Bandit(self._space, observations, time)
+        for member in sorted(stay, key=self._position.__getitem__):
+            bandit.add(self._ranks[self._steps[time]][member][0], self._values[member])
+        return bandit
 
 
 def moved(dimension: Dimension, value: Any, up: bool) -> Any:
