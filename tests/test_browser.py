@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -346,3 +347,30 @@ def test_the_live_page_follows_a_sweep(browser: Chrome, tmp_path: Path, dash: st
     # Six curves at most, two fields and their map, profiles, expected performance, and the cost.
     assert page.scroll_through() == 1 + 2 + 1 + 1 + 1 and page.complaints() == []
     browser.set_window_size(1280, 900)
+
+
+@pytest.mark.timeout(400)
+def test_rays_dashboard_tells_what_each_process_is_for(browser: Chrome, tmp_path: Path) -> None:
+    """As a person opens it: the address that the sweep prints, and the token in the dialogue."""
+    driver = Driver(tmp_path, sweep=SWEPT, dashboard=True)
+    driver.wait_for_segments(1)
+    assert driver.process.stdout is not None
+    address = next(line.split()[1] for line in driver.process.stdout if line.startswith("dashboard"))
+    command = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token"]
+    token = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    wait = WebDriverWait(browser, 60, poll_frequency=0.1)
+    browser.get(f"{address}/#/actors")
+    field = wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "[role=dialog] input"))[0]
+    field.send_keys(token)
+    browser.find_element(By.XPATH, "//*[@role='dialog']//button[contains(., 'Submit')]").click()
+
+    def shown(_: Any) -> bool:
+        text = " ".join(browser.find_element(By.TAG_NAME, "body").text.split())
+        return all(words in text for words in ("pack of 6 seats, lom on toy/two-modes-v0", "num_components=1, beta="))
+
+    wait.until(shown)
+    path = Path(os.environ.get("RAYMIX_SCREENSHOTS") or tmp_path) / "ray_dashboard.png"
+    assert browser.save_screenshot(str(path))
+    driver.process.send_signal(signal.SIGINT)
+    status, _, errors = driver.finish()
+    assert status == 1 and "go on with" in errors, errors

@@ -30,7 +30,8 @@ Differences from the authors' code (pcchenxi/LAPO-offlienRL), each with its reas
 Differences of the paper's text from that code, where the code is followed: the weight is exp(A / lambda) in the paper,
 which gives no lambda (`weight_mode="exp"`, `beta` = 1 / lambda); its advantage is Q(s, a) - V(s); V is the expectation
 of Q instead of a network; Q bootstraps from Q instead of V; the decoder is stochastic and trained first.
-The preset `small` is for data of about 1e4 to 1e5 transitions and minutes of training on a CPU.
+The preset `small` is for data of about 1e4 to 1e5 transitions and minutes of training on a CPU. Its steps are
+many because it learns late: on demonstrations to four goals it earns 2 to 10 after 3,000 and 94 to 96 after 4,000.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class LAPO(Algorithm):
             "policy_learning_rate": 1e-3,
             "batch_size": 256,
             "hidden_dims": (256, 256),
-            "steps": 3_000,
+            "steps": 6_000,
         },
     }
 
