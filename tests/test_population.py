@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from raymix.search.decided import DecidedWriter
 from raymix.search.exchange import Exchange, PopulationScheduler
 from raymix.search.halving import rank
 from raymix.search.optuna import Dimension
-from raymix.search.population import NAME, Copy, Decision, Generations, moved, populations_of, standing
+from raymix.search.population import EXPLORE, NAME, Copy, Decision, Generations, moved, populations_of, standing
 from raymix.types import UsageError
 
 NAN = math.nan
@@ -442,14 +442,15 @@ EVOLVED = (
 PATIENCE_S = 600
 
 
-@pytest.fixture(scope="module")
-def evolved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """An undisturbed run: its folder and what it printed."""
+@pytest.fixture(scope="module", params=EXPLORE)
+def evolved(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Path, str, str]:
+    """An undisturbed run: its folder, what it printed, and its sweep. PB2 chooses at the second generation."""
     folder = tmp_path_factory.mktemp("evolved")
-    status, output, errors = Driver(folder, sweep=EVOLVED).finish(PATIENCE_S)
+    sweep = EVOLVED.replace("Population(every=90", f"Population(every=90, explore={request.param!r}")
+    status, output, errors = Driver(folder, sweep=sweep).finish(PATIENCE_S)
     assert status == 0, errors
     (run,) = (folder / "runs").iterdir()
-    yield run, output
+    return run, output, sweep
 
 
 def lineage_of(run: Path) -> dict[tuple, tuple]:
@@ -459,9 +460,9 @@ def lineage_of(run: Path) -> dict[tuple, tuple]:
     }
 
 
-def test_the_worst_go_on_from_the_best_with_other_values(evolved: tuple[Path, str]) -> None:
+def test_the_worst_go_on_from_the_best_with_other_values(evolved: tuple[Path, str, str]) -> None:
     """Catches decisions by other scores, rows that do not tell of them, and a report without the lineage."""
-    run, output = evolved
+    run, output, sweep = evolved
     plan = read_description(run)
     names = [trial["config_id"] for trial in plan["trials"]]
     assert [trial["widths"][-1] for trial in plan["trials"]] == [4] * 4
@@ -486,18 +487,20 @@ def test_the_worst_go_on_from_the_best_with_other_values(evolved: tuple[Path, st
                 assert (changed <= {"beta", "policy_learning_rate"} and changed) if name == worst else not changed
         config[worst] = rows[worst, 0, "main", following][0]
     assert "Best of the population of 4 on toy/two-modes-v0" in output and "began as" in output
+    assert ("values by PB2" in output) == ("pb2" in sweep)
 
 
-def test_a_killed_driver_changes_no_decision(evolved: tuple[Path, str], tmp_path: Path) -> None:
-    driver = Driver(tmp_path, sweep=EVOLVED)
+def test_a_killed_driver_changes_no_decision(evolved: tuple[Path, str, str], tmp_path: Path) -> None:
+    undisturbed, _, sweep = evolved
+    driver = Driver(tmp_path, sweep=sweep)
     driver.wait_for_segments(11, PATIENCE_S)  # of 20: all are beyond the first generation, and wait at the second
     driver.process.kill()
     driver.finish()
     (run,) = (tmp_path / "runs").iterdir()
-    assert len(results(run)) < len(results(evolved[0])), "the driver was killed too late to test anything"
-    status, output, errors = Driver(tmp_path, "--resume", str(run), sweep=EVOLVED).finish(PATIENCE_S)
+    assert len(results(run)) < len(results(undisturbed)), "the driver was killed too late to test anything"
+    status, output, errors = Driver(tmp_path, "--resume", str(run), sweep=sweep).finish(PATIENCE_S)
     assert status == 0, errors
-    assert results(run) == results(evolved[0])
-    assert lineage_of(run) == lineage_of(evolved[0])
-    assert (run / NAME).read_bytes() == (evolved[0] / NAME).read_bytes()
+    assert results(run) == results(undisturbed)
+    assert lineage_of(run) == lineage_of(undisturbed)
+    assert (run / NAME).read_bytes() == (undisturbed / NAME).read_bytes()
     assert "Best of the population" in output

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from raymix import ledger, plan
 from raymix.ledger import LedgerWriter, Row
 from raymix.report import find_run, write_report
+from raymix.report.figures import series_of
 from raymix.report.statistics import interquartile_mean, interval, summarize
 from raymix.report.tables import records, render, score_table, swept_fields
 from raymix.types import UsageError
@@ -313,6 +315,13 @@ def test_every_kind_of_sweep_has_a_figure(run: Path, configs: list[tuple[str, di
         for algorithm, config in configs:
             add(run, config, 50.0, algorithm=algorithm, dataset=dataset, seeds=2)
     assert read_png(write_report(str(run)).png).shape[:2] == (520, width)
+
+
+def test_the_legend_has_values_by_size() -> None:
+    """A search's configurations are in the order of the first field, so that others come in any."""
+    rows = [{"algorithm": "lom", "beta": beta, "num_components": m} for beta, m in ((0.1, 20), (0.2, 5), (0.3, 10))]
+    found = series_of(pd.DataFrame(rows), "beta", [])
+    assert [one.name for one in found] == ["num_components=5", "num_components=10", "num_components=20"]
 
 
 def test_the_newest_run_of_a_root_is_reported(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def score_figure(
     lines = math.ceil(len(datasets) / columns)
     horizontal = horizontal or _horizontal_field(frame)
     folded = _folded_fields(frame, horizontal)
-    series = _series(frame, horizontal, folded)
+    series = series_of(frame, horizontal, folded)
     style: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * lines), dpi=200, layout="constrained")
@@ -122,12 +122,16 @@ def _folded_fields(frame: pd.DataFrame, horizontal: str | None) -> list[str]:
     return [name for name, own in values.items() if name != horizontal and _is_numeric(own) and len(own) > most]
 
 
-def _series(frame: pd.DataFrame, horizontal: str | None, folded: Sequence[str]) -> list[_Series]:
+def series_of(frame: pd.DataFrame, horizontal: str | None, folded: Sequence[str]) -> list[_Series]:
+    """What has a colour of its own, in the order of the algorithms and of the values that tell them apart."""
     others = [name for name in swept_fields(frame) if name != horizontal and name not in folded]
     several = frame["algorithm"].nunique() > 1
     styles = itertools.cycle(STYLES)
     series: dict[str, _Series] = {}
-    for _, row in frame.iterrows():
+    algorithms = list(dict.fromkeys(frame["algorithm"]))
+    rows = [row for _, row in frame.iterrows()]
+    rows.sort(key=lambda row: (algorithms.index(row["algorithm"]), [natural(row[name]) for name in others]))
+    for row in rows:
         words = [f"{name}={text(row[name])}" for name in others if row[name] is not None]
         name = ", ".join([row["algorithm"], *words] if several or not words else words)
         if name not in series:
