@@ -68,7 +68,8 @@ def export(folder: str, target: str | None = None, config_id: str | None = None,
     scores = dict(zip(sorted(set(seeds)), row["scores"], strict=True))
     seed = _best_seed(scores, plan["metric"]) if seed is None else seed
     if seed not in scores:
-        raise UsageError(f"{run_dir} has the seeds {', '.join(map(str, scores))}, not {seed}; choose one of them")
+        had = ", ".join(map(str, scores))
+        raise UsageError(f"configuration {row['config_id']} has the seeds {had}, not {seed}; choose one of them")
     job = next(job for job in jobs_of(plan, trial, run_dir, "cpu", "auto") if seed in job.seeds)
     found, _ = find_newest(job)
     if found is None or found.state["phase"] != job.phases[-1][0]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from test_report import add, describe_run
 from raymix import ledger
 from raymix.cli import main
 from raymix.report.comparison import aggregate_table, compare, online_table, to_latex, wide_table
+from raymix.report.page_facts import page_facts
 from raymix.report.runs import missing, read_runs
 from raymix.report.sensitivity import sentences
 from raymix.types import UsageError
@@ -138,6 +140,45 @@ def test_a_hyperparameter_matters_where_its_interval_leaves_out_zero(tmp_path: P
         add(many, {"beta": 1.0 + number}, 50.0)
     (line,) = sentences(read_runs([str(many)]))
     assert "beta took 13 values, too many to compare neighbours" in line
+
+
+def test_what_was_stopped_early_is_no_evidence_against_it(tmp_path: Path) -> None:
+    """At step 100 everything scores a third of what it does at step 300, whatever its hyperparameters."""
+    run = make(tmp_path, "run")
+    add(run, {"num_components": 1}, 90.0, steps=(100,))
+    add(run, {"num_components": 5}, 90.0)
+    add(run, {"num_components": 10}, 80.0)
+    every = read_runs([str(run)])
+    assert any("num_components" in line and "between 1 and 5" in line for line in sentences(every))
+    ids = {one.config["num_components"]: one.config_id for one in every.configurations}
+    runs = replace(every, stopped={ids[1]})
+    (line,) = sentences(runs)
+    assert "between 5 and 10" in line and " 1 " not in line.partition("(")[0]
+    frame = wide_table(runs, baseline=ids[5]).set_index("num_components")
+    assert list(frame["stopped"]) == [True, False, False] and list(frame["step"]) == [100, 300, 300]
+    assert math.isnan(frame.loc[1, "difference"]) and frame.loc[10, "difference"] == pytest.approx(-10.0)
+    assert len(online_table(every)) == 1 and online_table(runs).empty
+    facts = page_facts(runs)
+    ((decision,), (effect,)) = facts["decisions"], facts["effects"]
+    assert (decision["best"], decision["second"]) == (ids[5], ids[10])
+    assert (effect["values"], effect["counts"], effect["mean"][0]) == ([1, 5, 10], [0, 1, 1], None)
+    assert len(effect["points"]) == 3, "it is drawn nevertheless"
+    alone = page_facts(replace(every, configurations=[one for one in every.configurations if one.config_id != ids[10]]))
+    assert alone["decisions"][0]["second"] is None, "compared with what was trained for a third as long"
+
+
+def test_members_of_populations_are_paired_by_their_ids(tmp_path: Path) -> None:
+    """Two of them may end with the same values."""
+    run = make(tmp_path, "run")
+    for beta, score in ((1.0, 50.0), (2.0, 60.0)):
+        add(run, {"beta": beta}, score)
+    runs = read_runs([str(run)])
+    same = [replace(one, config={**one.config, "beta": 1.0}) for one in runs.configurations]
+    plan = {"population": {"every": 100}, "trials": [{"config_id": one.config_id} for one in same]}
+    evolved = replace(runs, configurations=same, plans=[plan])
+    frame, _ = compare(evolved, evolved)
+    assert sorted(frame["a"]) == pytest.approx([50.0, 60.0]) and list(frame["difference"]) == [0.0, 0.0]
+    assert sentences(evolved) == [] and online_table(evolved).empty
 
 
 def test_tasks_are_aggregated_when_their_scores_are_comparable(tmp_path: Path) -> None:

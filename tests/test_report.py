@@ -317,6 +317,15 @@ def test_every_kind_of_sweep_has_a_figure(run: Path, configs: list[tuple[str, di
     assert read_png(write_report(str(run)).png).shape[:2] == (520, width)
 
 
+def test_another_rule_leaves_the_runs_own_report_as_it_was(run: Path) -> None:
+    add(run, {}, 60.0)
+    own = Path(write_report(str(run)).csv)
+    before = own.read_bytes()
+    other = write_report(str(run), select="mean_last_3")
+    assert (Path(other.csv).name, other.frame["mean"][0]) == ("scores-mean_last_3.csv", pytest.approx(40.0))
+    assert own.read_bytes() == before
+
+
 def test_the_legend_has_values_by_size() -> None:
     """A search's configurations are in the order of the first field, so that others come in any."""
     rows = [{"algorithm": "lom", "beta": beta, "num_components": m} for beta, m in ((0.1, 20), (0.2, 5), (0.3, 10))]

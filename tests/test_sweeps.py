@@ -79,3 +79,10 @@ def test_dataset_replaces_where_all_have_the_same() -> None:
     specs = specifications(SWEEPS[0].parent / "compare_multimodal.py")
     options = parser(specs, "compare_multimodal", None).parse_args(["--dataset", "two-goals"])
     assert {adjusted(spec, options).datasets for spec in selected(specs, options)} == {("two-goals",)}
+
+
+def test_a_sweep_that_says_no_smoke_is_not_run_whole() -> None:
+    spec = SweepSpec(algorithm="bc", datasets=("two-modes",))
+    options = parser([spec], "mine", None).parse_args(["--smoke"])
+    with pytest.raises(UsageError, match=r"no smoke=.*--steps 200 --seeds 1"):
+        adjusted(spec, options)

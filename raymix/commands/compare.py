@@ -33,7 +33,7 @@ def compare(options: argparse.Namespace) -> None:
         read_runs([folder], options.select, options.metric, options.keep_going) for folder in (options.a, options.b)
     )
     frame, words = comparison.compare(one, other)
-    words = [*one.notices, *other.notices, *words]
+    words = list(dict.fromkeys([*one.notices, *other.notices, *words]))
     if options.json:
         print(frame.to_json(orient="records"))
         print("\n".join(words), end="\n" if words else "", file=sys.stderr)

@@ -175,8 +175,7 @@ def paper_figures(options: argparse.Namespace) -> None:
         return
     widest = max((len(path) for path, _ in done.written), default=0)
     print("\n".join(f"figure  {path:{widest}}  {words}" for path, words in done.written))
-    for line in (*done.lacking, *done.notices):
-        print(f"missing {line}")
+    print("\n".join([*(f"missing {line}" for line in done.lacking), *done.notices]))
 
 
 def _drawing(name: str) -> None:

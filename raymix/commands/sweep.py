@@ -171,6 +171,11 @@ def selected(specs: Sequence[SweepSpec], options: argparse.Namespace) -> Sequenc
 def adjusted(spec: SweepSpec, options: argparse.Namespace) -> SweepSpec:
     """The specification with what the command line says on top."""
     if options.smoke:
+        if not spec.smoke:
+            raise UsageError(
+                "this sweep says no smoke=..., so that --smoke would be all of it; add one to its SweepSpec, such as"
+                " smoke={'steps': 200, 'seeds': 1}, or try --steps 200 --seeds 1"
+            )
         spec = spec.replace(**spec.smoke)
     changes: dict[str, Any] = {}
     if options.dataset:

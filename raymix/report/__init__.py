@@ -82,7 +82,8 @@ def _has_results(run: AnyPath) -> bool:
 
 
 def write_report(run_dir: str | AnyPath, select: str | None = None, metric: str | None = None) -> Report:
-    """Write `scores.csv`, `scores.txt` and `scores.png` to `<run_dir>/report`, each whole or not at all.
+    """Write `scores.csv`, `scores.txt` and `scores.png` to `<run_dir>/report`, each whole or not at all; with another
+    rule or metric than the run's own, `scores-RULE-METRIC.csv` and so on, so that the run's stay.
 
     `run_dir` is a run, or a storage root (its newest run); `select` and `metric` as in `score_table`, None being what
     the run's `sweep.json` says, or 'last' and 'return' without one. Raises `UsageError` for a folder without a ledger,
@@ -102,10 +103,12 @@ def write_report(run_dir: str | AnyPath, select: str | None = None, metric: str 
     table = ledger.read(run_dir / "ledger")
     if metric is not None:
         require_metric(table, metric)
+    own = plan.get("select", "last"), plan.get("metric", "return")
+    asked = select or own[0], metric or own[1]
     frame = tables.score_table(
         table,
-        select=plan.get("select", "last") if select is None else select,
-        metric=plan.get("metric", "return") if metric is None else metric,
+        select=asked[0],
+        metric=asked[1],
         phases=plan.get("phases", {}),
         stopped=stopped_trials(plan, ledger.rows(table)),
         costs=costs(plan),
@@ -116,7 +119,8 @@ def write_report(run_dir: str | AnyPath, select: str | None = None, metric: str 
     text = tables.render(frame, planned=[trial["config_id"] for trial in plan.get("trials", ())])
     text = "\n".join([text, *lineages_in_words(plan, table, frame), *undecided_in_words(plan, run_dir)])
     folder = run_dir / "report"
-    csv, txt, png = (folder / f"scores.{kind}" for kind in ("csv", "txt", "png"))
+    stem = "-".join(["scores", *(words.replace("/", "-") for words, its in zip(asked, own) if words != its)])
+    csv, txt, png = (folder / f"{stem}.{kind}" for kind in ("csv", "txt", "png"))
     try:
         folder.mkdir(exist_ok=True)
         write_atomically(csv, tables.to_csv(frame))

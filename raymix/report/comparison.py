@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,9 @@ def wide_table(runs: Runs, baseline: str | None = None) -> pd.DataFrame:
     (`last`, `mean_last_3`, and `best (oracle)`, chosen by the scores that it reports); std, iqm, low and high of the
     choice `runs.select`. With a `baseline` (an algorithm with one configuration on each data set, or a config_id):
     difference from it, difference_low, difference_high, pairs (`raymix.report.statistics.difference`) and
-    probability_of_improvement, all at `runs.select`, missing where a data set lacks the baseline. Where cost was an
-    objective of a search: agent_seconds and front, as in `raymix.report.tables.score_table`. config_id at the end.
+    probability_of_improvement, all at `runs.select`, missing where a data set lacks the baseline, and where one of the
+    two was stopped early and the other not. Where cost was an objective of a search: agent_seconds and front, as in
+    `raymix.report.tables.score_table`. step (of the last report) and stopped (whether early); config_id at the end.
     Raises `UsageError` for a baseline that is not there, or is several configurations.
     """
     phases = phases_of(runs.configurations, runs.phases)
@@ -50,13 +51,16 @@ def wide_table(runs: Runs, baseline: str | None = None) -> pd.DataFrame:
         record |= {"seeds": len(one.seeds), "diverged": chosen.diverged}
         record |= {_heading(rule): summarize(list(own.values())).mean for rule, own in scores.items()}
         record |= {"std": chosen.std, "iqm": chosen.iqm, "low": low, "high": high}
-        if (other := against.get(one.dataset)) is not None and scores[runs.select]:
+        other = against.get(one.dataset)
+        early = one.config_id in runs.stopped
+        if other is not None and scores[runs.select] and early == (other.config_id in runs.stopped):
             base = _scores(other, phases[other.algorithm][-1][0], runs.select, runs.metric)
             record |= _against(scores[runs.select], base, runs.metric)
         if runs.costs:
             where = standing(one, phases[one.algorithm], runs.select, runs.metric)
             record |= {"agent_seconds": evaluations.agent_seconds(one), "front": front_score(where)}
-        records.append(record | {"config_id": one.config_id})
+        where = standing(one, phases[one.algorithm], runs.select, runs.metric)
+        records.append(record | {"step": where["step"], "stopped": early, "config_id": one.config_id})
     if runs.costs:
         facts = [(record["dataset"], record["front"], record["agent_seconds"]) for record in records]
         for record, on in zip(records, on_fronts(facts, runs.metric.startswith(HELD_OUT))):
@@ -70,8 +74,9 @@ def compare(one: Runs, other: Runs) -> tuple[pd.DataFrame, list[str]]:
     """Two runs, configuration by configuration, and in words what could not be compared.
 
     Pairs share algorithm, data set name and the hyperparameters that both sides know: the ids differ when the data
-    or the code do. Columns: dataset, algorithm, the swept fields, a, b (means over seeds), difference (b - a), low,
-    high, pairs. Raises `UsageError` where nothing matches or the two have other metrics or rules.
+    or the code do. Members of populations, whose hyperparameters change, are paired by their ids. Columns: dataset,
+    algorithm, the swept fields, a, b (means over seeds), difference (b - a), low, high, pairs. Raises `UsageError`
+    where nothing matches or the two have other metrics or rules.
     """
     if (one.select, one.metric) != (other.select, other.metric):
         raise UsageError(
@@ -83,7 +88,8 @@ def compare(one: Runs, other: Runs) -> tuple[pd.DataFrame, list[str]]:
     known = {
         algorithm: fields[0][algorithm] & fields[1][algorithm] for algorithm in fields[0].keys() & fields[1].keys()
     }
-    left, right = (_by_key(side, known) for side in sides)
+    changing = {*one.in_populations, *other.in_populations}
+    left, right = (_by_key(side, known, changing) for side in sides)
     words = [
         f"{algorithm}: only one side knows {', '.join(sorted(unlike))}; matched without"
         for algorithm in sorted(known)
@@ -122,8 +128,9 @@ def compare(one: Runs, other: Runs) -> tuple[pd.DataFrame, list[str]]:
 def online_table(runs: Runs) -> pd.DataFrame:
     """Expected online performance: what a search would deploy that can afford n evaluations.
 
-    One row per data set and algorithm with several configurations; columns dataset, algorithm, configurations (how
-    many were searched; those without scores of two seeds are not in it), and `n=1`, `n=2`, `n=4`, ... with the
+    One row per data set and algorithm with several configurations, none of which was stopped early (what n evaluations
+    are is not defined then) or belongs to a population; columns dataset, algorithm, configurations (how many were
+    searched; those without scores of two seeds are not in it), and `n=1`, `n=2`, `n=4`, ... with the
     expected score (`raymix.report.statistics.expected_online_performance`) over the seeds that all of them have.
     """
     phases = phases_of(runs.configurations, runs.phases)
@@ -132,11 +139,13 @@ def online_table(runs: Runs) -> pd.DataFrame:
         scores = _scores(one, phases[one.algorithm][-1][0], runs.select, runs.metric)
         if sum(map(math.isfinite, scores.values())) > 1:
             groups[one.dataset, one.algorithm].append(scores)
+    whole = {one.config_id for one in runs.to_the_end}
+    incomparable = {(one.dataset, one.algorithm) for one in runs.configurations if one.config_id not in whole}
     sign = -1.0 if runs.metric.startswith(HELD_OUT) else 1.0
     records = []
     for (dataset, algorithm), searched in sorted(groups.items()):
         shared = sorted(set.intersection(*(set(scores) for scores in searched)))
-        if len(searched) < 2 or len(shared) < 2:
+        if (dataset, algorithm) in incomparable or len(searched) < 2 or len(shared) < 2:
             continue
         budgets = [2**power for power in range(len(searched).bit_length())]
         table = sign * np.array([[scores[seed] for seed in shared] for scores in searched])
@@ -242,12 +251,15 @@ def _fields(side: Sequence[Configuration]) -> dict[str, set[str]]:
     return fields
 
 
-def _by_key(side: Sequence[Configuration], known: Mapping[str, set[str]]) -> dict[tuple[str, str, str], Configuration]:
+def _by_key(
+    side: Sequence[Configuration], known: Mapping[str, set[str]], changing: Collection[str]
+) -> dict[tuple[str, str, str], Configuration]:
     keyed: dict[tuple[str, str, str], Configuration] = {}
     for one in side:
         # An algorithm of one side alone matches nothing, and keeps all its fields.
         shared = {name: value for name, value in one.config.items() if name in known.get(one.algorithm, one.config)}
-        key = (one.algorithm, one.dataset.partition("@")[0], ledger.encode(shared))
+        what = one.config_id if one.config_id in changing else ledger.encode(shared)
+        key = (one.algorithm, one.dataset.partition("@")[0], what)
         if key in keyed:
             raise UsageError(
                 f"{keyed[key].config_id} and {one.config_id} differ only in what the other run does not have (a"

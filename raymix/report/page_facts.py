@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,7 @@ def page_facts(
     groups = dict(sorted(groups.items(), key=lambda group: list(map(natural, group[0]))))
     scores = {config_id: detail["by_seed"] for config_id, detail in details.items()}
     means = {config_id: detail["mean"] for config_id, detail in details.items()}
+    whole = {one.config_id for one in runs.to_the_end}
     finished = {row["id"]: means[row["id"]] for row in rows if row["status"] == "done"}
     reported = [one.pace.reported for one in runs.configurations]
     return {
@@ -106,8 +107,8 @@ def page_facts(
         "best": [row["id"] for row in ranked],
         "curves": None if live else _curves(ranked, details),
         "aggregate": [] if live else _aggregate(runs, swept),
-        "effects": _effects(groups, scores, means),
-        "maps": _maps(groups, means),
+        "effects": _effects(groups, scores, means, whole),
+        "maps": _maps(groups, means, whole),
         "importance": [_importance(*group, of, finished, memo, forests) for group, of in groups.items()],
         "sentences": sensitivity.sentences(runs),
         "profiles": _profiles(ranked, runs, scores, groups, higher),
@@ -252,7 +253,8 @@ def _decisions(
     groups: Mapping[tuple[str, str], Sequence[Configuration]],
     higher: bool,
 ) -> list[dict[str, Any]]:
-    """Per data set the best configuration, how far it is from the second, and what finding it cost."""
+    """Per data set the best configuration, how far it is from the best other one that was trained as long, and what
+    finding it cost."""
     decisions = []
     for dataset in sorted({dataset for dataset, _ in groups}, key=natural):
         members = [one for (name, _), of in groups.items() if name == dataset for one in of]
@@ -265,12 +267,13 @@ def _decisions(
             "best": best[0]["id"] if best else None,
             "second": None,
         }
-        if len(best) > 1:
-            gap = difference(scores[best[0]["id"]], scores[best[1]["id"]])
+        rivals = [row for row in best[1:] if row["step"] == best[0]["step"]]
+        if rivals:
+            gap = difference(scores[best[0]["id"]], scores[rivals[0]["id"]])
             low, high = gap.interval or (None, None)
             # Equal differences of all seeds have no width, which is no certainty.
             certain = low is not None and high is not None and (low > 0 if higher else high < 0) and low < high
-            decision |= {"second": best[1]["id"], "gap": _plain(gap.mean), "gap_low": low, "gap_high": high}
+            decision |= {"second": rivals[0]["id"], "gap": _plain(gap.mean), "gap_low": low, "gap_high": high}
             decision |= {"certain": certain, "pairs": gap.pairs}
         decisions.append(decision)
     return decisions
@@ -355,14 +358,16 @@ def _effects(
     groups: Mapping[tuple[str, str], Sequence[Configuration]],
     scores: Mapping[str, Mapping[int, float]],
     means: Mapping[str, float],
+    whole: Collection[str],
 ) -> list[dict[str, Any]]:
     """Score against each swept field: of each seed the mean over the configurations that share a value, then over
-    seeds, with its interval."""
+    seeds, with its interval. All have a point; in the means are those that were trained as long, the `whole` ones."""
     found = []
     for (dataset, algorithm), members in groups.items():
         for name in evaluations.swept_fields(members):
             places, where = _values(members, name)
-            told = [_over_seeds([scores[c] for c in where if where[c] == place]) for place in range(len(places))]
+            own = [[c for c in where if where[c] == place and c in whole] for place in range(len(places))]
+            told = [_over_seeds([scores[config_id] for config_id in each]) for each in own]
             points = [
                 [shown(one.config[name]), _drawn_one(means[one.config_id])]
                 for one in members
@@ -372,7 +377,7 @@ def _effects(
             effect |= {
                 "numeric": all(map(_is_number, places)),
                 "binned": len({value for value, _ in points}) > len(places),
-                "counts": [sum(own == place for own in where.values()) for place in range(len(places))],
+                "counts": list(map(len, own)),
                 "points": points,
                 "mean": [_drawn_one(each.mean) for each in told],
                 "low": [None if each.interval is None else _drawn_one(each.interval[0]) for each in told],
@@ -393,16 +398,16 @@ def _over_seeds(configurations: Sequence[Mapping[int, float]]) -> Summary:
 
 
 def _maps(
-    groups: Mapping[tuple[str, str], Sequence[Configuration]], means: Mapping[str, float]
+    groups: Mapping[tuple[str, str], Sequence[Configuration]], means: Mapping[str, float], whole: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Mean score where two fields were swept, for each pair of them."""
+    """Mean score of the `whole` configurations where two fields were swept, for each pair of them."""
     found = []
     for (dataset, algorithm), members in groups.items():
         for first, second in itertools.combinations(evaluations.swept_fields(members), 2):
             (rows, row_of), (columns, column_of) = (_values(members, name) for name in (first, second))
             cells: dict[tuple[int, int], list[float]] = defaultdict(list)
             for config_id in row_of.keys() & column_of.keys():
-                if math.isfinite(means[config_id]):
+                if config_id in whole and math.isfinite(means[config_id]):
                     cells[row_of[config_id], column_of[config_id]].append(means[config_id])
             grid = [[cells.get((r, c), []) for c in range(len(columns))] for r in range(len(rows))]
             found.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,20 @@ class Runs:
     """What each run's `sweep.json` says; empty for a run that has none."""
     stopped: Collection[str] = ()
     """Ids of the configurations that were stopped early."""
+
+    @cached_property
+    def in_populations(self) -> Collection[str]:
+        """Ids of the members of populations, whose hyperparameters changed while they trained."""
+        return {t["config_id"] for plan in self.plans if plan.get("population") for t in plan["trials"]}
+
+    @cached_property
+    def to_the_end(self) -> Sequence[Configuration]:
+        """Those whose scores say something of their hyperparameters: that were not stopped early, and kept them."""
+        return [
+            one
+            for one in self.configurations
+            if one.config_id not in self.stopped and one.config_id not in self.in_populations
+        ]
 
     @property
     def costs(self) -> bool:

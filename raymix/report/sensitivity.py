@@ -27,10 +27,11 @@ def sentences(runs: Runs) -> list[str]:
     Configurations that differ in that hyperparameter alone are paired, seed by seed; the differences of one seed are
     averaged over the pairs, so that the interval is over seeds. "Matters" is said where the 95 % interval of the
     difference between neighbouring values leaves out 0; each is at its own 95 %, uncorrected for their number.
+    Configurations that were stopped early, and members of populations, are left out (`Runs.to_the_end`).
     """
     phases = phases_of(runs.configurations, runs.phases)
     groups: dict[tuple[str, str], list[Configuration]] = defaultdict(list)
-    for one in runs.configurations:
+    for one in runs.to_the_end:
         groups[one.dataset, one.algorithm].append(one)
     lines = []
     for (dataset, algorithm), members in sorted(groups.items()):
