@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,13 +43,16 @@ def learning_curves(material: Material, path: str) -> None:
     datasets = sorted({one.dataset for one in ranked})
     columns, kinds = min(len(datasets), _PER_ROW), 2 if losses else 1
     rows = math.ceil(len(datasets) / columns) * kinds
-    figure = new_figure(max(3.5, 2.4 * columns), 1.75 * rows + 0.5)
+    width = max(3.5, 2.4 * columns)
+    per_row = max(1, min(columns + 1, int(width / (_LETTER * max(map(len, drawn)) + _HANDLE))))
+    legend_rows = math.ceil(len(drawn) / per_row) * math.ceil(_LETTER * max(map(len, drawn)) / (width - _HANDLE))
+    figure = new_figure(width, 1.75 * rows + 0.2 + 0.15 * legend_rows)
     axes = figure.subplots(rows, columns, squeeze=False)
     for number, dataset in enumerate(datasets):
         row, column = number // columns * kinds, number % columns
         here = [one for one in ranked if one.dataset == dataset and material.words(one) in drawn]
         _panel(axes[row, column], here, scores, drawn, material, dataset)
-        axes[row, column].set_ylabel(metric_in_words(material.runs.metric), fontsize=7)
+        axes[row, column].set_ylabel(textwrap.fill(metric_in_words(material.runs.metric), 26), fontsize=7)
         if losses:
             _panel(axes[row + 1, column], here, losses, drawn, material, "")
             axes[row + 1, column].set_ylabel("critic loss", fontsize=7)
@@ -59,7 +63,8 @@ def learning_curves(material: Material, path: str) -> None:
         panel.set_visible(bool(panel.lines))
     handles = {line.get_label(): line for panel in axes.ravel() for line in panel.lines}
     shown = [handles[name] for name in names if name in handles]
-    figure.legend(handles=shown, loc="outside lower center", ncols=min(len(shown), columns + 1), **_SMALL)
+    labels = [textwrap.fill(str(line.get_label()), int((width - _HANDLE) / _LETTER)) for line in shown]
+    figure.legend(shown, labels, loc="outside lower center", ncols=min(len(shown), per_row), **_SMALL)
     few = any(len(seeds) < FEWEST_SEEDS for curve in scores.values() for seeds in curve.values())
     told = ["line: mean over seeds", f"an interval needs {FEWEST_SEEDS} seeds" if few else "band: 95 % interval"]
     told += [f"the best {len(drawn)} of {len(names)} configurations"] if len(names) > len(drawn) else []
@@ -68,6 +73,8 @@ def learning_curves(material: Material, path: str) -> None:
 
 
 _SMALL: dict[str, Any] = {"frameon": False, "fontsize": 7}
+_LETTER, _HANDLE = 0.055, 0.5
+"""Inches of a letter of that size, and of a line in the legend with the room around it."""
 
 
 def _panel(
