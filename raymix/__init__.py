@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from raymix.commands.sweep import main
     from raymix.data.catalog import load as load_dataset
     from raymix.plan import SweepSpec
+    from raymix.search.conditions import when
     from raymix.search.halving import Halving
     from raymix.search.optuna import Optuna
     from raymix.search.population import Population
 
 __version__ = "0.1.0"
-__all__ = ["Halving", "Optuna", "Population", "SweepSpec", "__version__", "load_dataset", "main"]
+__all__ = ["Halving", "Optuna", "Population", "SweepSpec", "__version__", "load_dataset", "main", "when"]
 
 _HOMES = {
     "Halving": ("raymix.search.halving", "Halving"),
@@ -23,6 +24,7 @@ _HOMES = {
     "SweepSpec": ("raymix.plan", "SweepSpec"),
     "main": ("raymix.commands.sweep", "main"),
     "load_dataset": ("raymix.data.catalog", "load"),
+    "when": ("raymix.search.conditions", "when"),
 }
 
 

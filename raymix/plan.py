@@ -18,6 +18,7 @@ from raymix.data.recipe import parse
 from raymix.files import AnyPath, write_atomically
 from raymix.report import ACTION_ERROR, HELD_OUT, SELECT, check_metric
 from raymix.search.cells import Cell, all_cells
+from raymix.search.conditions import When, applying, bare, check_conditions, conditions_of, grids_of
 from raymix.search.decided import read_decided
 from raymix.search.halving import Halving
 from raymix.search.optuna import Optuna
@@ -52,7 +53,8 @@ class SweepSpec:
     """Hyperparameters to vary, by Tune's search spaces (`tune.grid_search`, `tune.choice`, `tune.uniform`, ...). With a
     searcher, those of `tune.grid_search` span a grid, and each cell of it is a study of its own (`Optuna`). Without
     one, `tune.sample_from(lambda config: ...)` makes a value depend on others, such as config["search"]["beta"]; equal
-    configurations are trained once."""
+    configurations are trained once. `raymix.when(tune.loguniform(0.1, 10), weight_mode="exp")` is searched only where
+    weight_mode, another searched field, is "exp", and has its value of `settings` or of the preset elsewhere."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Hyperparameters to fix."""
     preset: str | None = None
@@ -132,6 +134,8 @@ class Trial:
     """`SweepSpec.label`."""
     population: str = ""
     """The population that it is a member of, if it is."""
+    left_out: tuple[str, ...] = ()
+    """What the sweep varies only where others have certain values (`raymix.when`), which they have not here."""
 
     @property
     def label(self) -> str:
@@ -202,7 +206,8 @@ def trial_of(cell: Cell, params: Mapping[str, Any]) -> Trial:
     """The trial of a study with these searched hyperparameters."""
     config = cell.config_of(params)
     swept = {**cell.grid, **cell.params_of(config)}
-    return Trial(cell.algorithm, cell.dataset, config, swept, cell.evaluate_every, cell.name)
+    left_out = (*cell.left_out, *(name for name in cell.space if name not in swept))
+    return Trial(cell.algorithm, cell.dataset, config, swept, cell.evaluate_every, cell.name, left_out=left_out)
 
 
 def _check_rungs(halving: Halving, trials: Sequence[Trial], seeds: int) -> None:
@@ -233,9 +238,10 @@ def _check_searched(spec: SweepSpec) -> dict[str, Any]:
     algorithm.configure(fixed, spec.preset)
     fields = {field.name: field for field in dataclasses.fields(algorithm.Config)}
     for name, domain in spec.search.items():
-        if name in fixed:
+        # A conditional one may have a setting, for where it does not apply.
+        if name in fixed and not (isinstance(domain, When) and name in spec.settings):
             raise UsageError(f"hyperparameter {name!r} is both fixed and searched; leave it out of one of the two")
-        if name in fields and kind_of(fields[name]) == "structure" and isinstance(domain, Float):
+        if name in fields and kind_of(fields[name]) == "structure" and isinstance(bare(domain), Float):
             raise UsageError(
                 f"{name} changes the shapes of the program, so a continuous range would compile one program per"
                 " trial; search it with tune.choice or tune.grid_search"
@@ -252,19 +258,26 @@ def _expand_one(spec: SweepSpec, number: int) -> list[Trial]:
 
     algorithm = base.find(spec.algorithm)
     fixed = _check_searched(spec)
+    conditions, grids = conditions_of(spec.search), grids_of(spec.search)
+    search = {name: bare(domain) for name, domain in spec.search.items()}
     random_state = np.random.RandomState(spec.search_seed)
     trials = []
     for _ in range(spec.samples):
         # The trials are spelt out here, so that a resumed sweep knows them without Tune's snapshot.
-        for _, variant in generate_variants({"search": dict(spec.search)}, random_state=random_state):
-            swept = {name: _plain(value) for name, value in variant["search"].items()}
+        for _, variant in generate_variants({"search": search}, random_state=random_state):
+            drawn = {name: _plain(value) for name, value in variant["search"].items()}
+            swept = applying(conditions, drawn)
+            # Where a grid does not apply, its first value stands for all.
+            if any(name not in swept and drawn[name] != values[0] for name, values in grids.items()):
+                continue
+            left_out = tuple(name for name in search if name not in swept)
             config = algorithm.configure({**fixed, **swept}, spec.preset).to_dict()
             for dataset in spec.datasets:
                 name = canonical_name(dataset)
                 swept_values = {key: config[key] for key in swept}
                 population = name_of(number, name) if isinstance(spec.scheduler, Population) else ""
                 trial = Trial(spec.algorithm, name, config, swept_values, spec.evaluate_every, spec.label, population)
-                trials.append(trial)
+                trials.append(dataclasses.replace(trial, left_out=left_out))
     return trials
 
 
@@ -338,8 +351,7 @@ def check(spec: SweepSpec) -> None:
         value = getattr(spec, name)
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise UsageError(f"{name} takes a dictionary from hyperparameters to values, not {value!r}")
-    for name, domain in spec.search.items():
-        _check_domain(name, domain)
+    check_conditions(spec.search, _check_domain)
 
 
 def _check_domain(name: str, domain: Any) -> None:
@@ -470,6 +482,7 @@ def described(trial: Trial, dataset_hash: str) -> dict[str, Any]:
         "evaluate_every": trial.evaluate_every,
         "pack": _pack_key(trial, dataset_hash),
         "population": trial.population,
+        "left_out": list(trial.left_out),
     }
 
 

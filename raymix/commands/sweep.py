@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import re
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from raymix.files import AnyPath, matching, path_of
 from raymix.plan import SweepSpec, Trial, check, expand, setting, studies, trial_of
 from raymix.remote import StoreError
 from raymix.report import find_run
+from raymix.search.conditions import conditions_of, grids_of, number_of_points, with_fixed
 from raymix.search.halving import Halving
 from raymix.search.optuna import SAMPLERS
 from raymix.sweep import Options, resume, run
@@ -190,10 +190,11 @@ def adjusted(spec: SweepSpec, options: argparse.Namespace) -> SweepSpec:
     fixed = dict(setting(text) for text in options.set)
     changes["settings"] = {**spec.settings, **fixed}
     # Fixing a hyperparameter that the sweep varies takes it out of the search.
-    changes["search"] = {name: domain for name, domain in spec.search.items() if name not in fixed}
+    changes["search"] = with_fixed(spec.search, fixed)
     if spec.searcher is not None and fixed:
         check(spec.replace(**changes))  # the points may be no points
-        points = ({name: value for name, value in point.items() if name not in fixed} for point in spec.searcher.points)
+        gone = fixed.keys() | (spec.search.keys() - changes["search"].keys())
+        points = ({name: value for name, value in point.items() if name not in gone} for point in spec.searcher.points)
         changes["searcher"] = dataclasses.replace(spec.searcher, points=tuple(filter(None, points)))
     return spec.replace(**changes)
 
@@ -208,8 +209,9 @@ def check_number(specs: Sequence[SweepSpec], confirmed: bool) -> None:
     number = 0
     for spec in specs:
         check(spec)
-        grids = [domain["grid_search"] for domain in spec.search.values() if isinstance(domain, Mapping)]
-        cells = len(spec.datasets) * math.prod(map(len, grids))
+        grids = grids_of(spec.search)
+        conditions = {name: own for name, own in conditions_of(spec.search).items() if name in grids}
+        cells = len(spec.datasets) * int(number_of_points({n: len(v) for n, v in grids.items()}, grids, conditions))
         number += cells * (spec.samples if spec.searcher is None else spec.searcher.trials)
     if number > MOST_TRIALS and not confirmed:
         raise UsageError(
@@ -248,7 +250,8 @@ def dry_run(specs: Sequence[SweepSpec], root: AnyPath, as_json: bool) -> str:
         sampler = specs[0].searcher.sampler if specs[0].searcher else ""
         spaces = [", ".join(f"{name} {each.in_words()}" for name, each in cell.space.items()) for cell in cells]
         lines = [
-            f"{cell.label}: a study of {cell.trials} trials by {sampler} over {s}" for cell, s in zip(cells, spaces)
+            f"{cell.label}: " + (f"a study of {cell.trials} trials by {sampler} over {s}" if s else "one trial")
+            for cell, s in zip(cells, spaces)
         ]
         if sampler == "gp" and specs[0].scheduler is not None:
             lines.append(f"gp is {SAMPLERS['gp']}; beside Halving, which stops most trials, tpe learns more")

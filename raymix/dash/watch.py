@@ -16,7 +16,7 @@ import pyarrow as pa
 from raymix import ledger
 from raymix.files import AnyPath, path_of
 from raymix.report import is_run
-from raymix.report.evaluations import Configuration, configurations, dataset_labels
+from raymix.report.evaluations import Configuration, configurations, dataset_labels, left_out_by
 from raymix.report.page_facts import Memo, curve, page_facts
 from raymix.report.runs import Runs, columns_of, of_populations, phases_told, plan_of, seeds_of, stopped
 from raymix.search import decided
@@ -182,10 +182,11 @@ class Watched:
     def _tell(self, metric: str, forests: bool) -> None:
         assert self._follower is not None
         labels = dataset_labels((one.dataset.partition("@")[0], one.dataset_hash) for one in self._found.values())
+        left_out = left_out_by([self._plan])
         for config_id, one in self._found.items():
-            label = labels[one.dataset.partition("@")[0], one.dataset_hash]
-            if one.dataset != label:
-                self._found[config_id] = dataclasses.replace(one, dataset=label)
+            label, own = labels[one.dataset.partition("@")[0], one.dataset_hash], left_out.get(config_id, ())
+            if (one.dataset, one.left_out) != (label, own):
+                self._found[config_id] = dataclasses.replace(one, dataset=label, left_out=own)
         out: Sequence[str] = ()
         if self._plan.get("scheduler") and self._found:
             tables = pa.concat_tables([self._follower.table(config_id) for config_id in sorted(self._found)])

@@ -32,7 +32,7 @@ def compared_embeddings(material: Material, path: str) -> None:
         if one.config_id not in newest:
             continue
         percentiles = return_percentiles(material.dataset(one).columns.episode_returns())
-        others = [name for name in material.swept if name in one.config and name != "num_codes"]
+        others = [name for name in material.swept if name in one.applied and name != "num_codes"]
         words = [f"K = {one.config['num_codes']}", *(f"{name}={text(shown(one.config[name]))}" for name in others)]
         title = "\n".join([*([one.dataset] if several else []), ", ".join(words)])
         panels.append(Panel(title, newest[one.config_id].read(), percentiles))

@@ -48,7 +48,7 @@ class Material:
     def of(self, *algorithms: str) -> list[Configuration]:
         """The configurations of these algorithms, in the order of tables."""
         found = [one for one in self.runs.configurations if one.algorithm in algorithms]
-        values = {one.config_id: [natural(shown(one.config.get(name))) for name in self.swept] for one in found}
+        values = {one.config_id: [natural(shown(one.applied.get(name))) for name in self.swept] for one in found}
         return sorted(found, key=lambda one: (one.dataset, one.algorithm, values[one.config_id], one.config_id))
 
     def score(self, one: Configuration) -> float:
@@ -66,7 +66,7 @@ class Material:
 
     def words(self, one: Configuration) -> str:
         """The algorithm, and what was swept."""
-        values = [f"{name}={text(shown(one.config[name]))}" for name in self.swept if name in one.config]
+        values = [f"{name}={text(shown(one.applied[name]))}" for name in self.swept if name in one.applied]
         return ", ".join([one.algorithm, *values])
 
     def dataset(self, one: Configuration) -> Dataset:

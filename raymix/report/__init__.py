@@ -91,7 +91,7 @@ def write_report(run_dir: str | AnyPath, select: str | None = None, metric: str 
     """
     from raymix import ledger
     from raymix.report import figures, tables
-    from raymix.report.evaluations import require_metric
+    from raymix.report.evaluations import left_out_by, require_metric
     from raymix.report.lineage import lineages_in_words
     from raymix.search.halving import adds_seeds, stopped_trials
     from raymix.search.truth import costs, undecided_in_words
@@ -113,6 +113,7 @@ def write_report(run_dir: str | AnyPath, select: str | None = None, metric: str 
         stopped=stopped_trials(plan, ledger.rows(table)),
         costs=costs(plan),
         seeds=plan["seeds"] if adds_seeds(plan) else (),
+        left_out=left_out_by([plan]),
     )
     if frame.empty:
         raise UsageError(f"the ledger of {run_dir} has no results yet; ask again after the run's first report")

@@ -52,7 +52,7 @@ def paper_table(runs: Runs, paper: str = "all") -> pd.DataFrame:
         if found := counterpart(_name(one)):
             ours[one.algorithm, found.dataset].append((one, found))
     for side in ours.values():
-        side.sort(key=lambda pair: [natural(pair[0].dataset), *(natural(shown(pair[0].config.get(n))) for n in swept)])
+        side.sort(key=lambda pair: [natural(pair[0].dataset), *(natural(shown(pair[0].applied.get(n))) for n in swept)])
     records = []
     for row in rows:
         record = _published(row)
@@ -68,7 +68,7 @@ def paper_table(runs: Runs, paper: str = "all") -> pd.DataFrame:
         if not matching:
             records.append(record | {"status": NOT_RUN})
         for one, found in matching:
-            settings = ", ".join(f"{name}={text(shown(one.config[name]))}" for name in swept if name in one.config)
+            settings = ", ".join(f"{name}={text(shown(one.applied[name]))}" for name in swept if name in one.applied)
             known = {"our_dataset": one.dataset, "algorithm": algorithm, "settings": settings}
             compared = _compared(row, one, found, phases[algorithm], runs)
             records.append(record | {"status": COMPARED} | known | compared | {"config_id": one.config_id})

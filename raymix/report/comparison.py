@@ -44,7 +44,7 @@ def wide_table(runs: Runs, baseline: str | None = None) -> pd.DataFrame:
     records = []
     for one in runs.configurations:
         record: dict[str, Any] = {"dataset": one.dataset, "algorithm": one.algorithm}
-        record |= {name: shown(one.config.get(name)) for name in swept}
+        record |= {name: shown(one.applied.get(name)) for name in swept}
         scores = {rule: _scores(one, phases[one.algorithm][-1][0], rule, runs.metric) for rule in SELECT}
         chosen = summarize(list(scores[runs.select].values()))
         low, high = chosen.interval or (math.nan, math.nan)
@@ -109,7 +109,7 @@ def compare(one: Runs, other: Runs) -> tuple[pd.DataFrame, list[str]]:
         hashes += pair[0].dataset_hash != pair[1].dataset_hash
         versions += pair[0].version != pair[1].version
         record: dict[str, Any] = {"dataset": pair[0].dataset.partition("@")[0], "algorithm": pair[0].algorithm}
-        record |= {name: shown(pair[0].config.get(name)) for name in swept}
+        record |= {name: shown(pair[0].applied.get(name)) for name in swept}
         record |= {"a": summarize(list(a.values())).mean, "b": summarize(list(b.values())).mean}
         records.append(record | {"difference": gap.mean, "low": low, "high": high, "pairs": gap.pairs})
     if not records:
@@ -178,7 +178,7 @@ def aggregate_table(runs: Runs) -> pd.DataFrame:
         mean, ends = aggregate(scores)
         low, high = ends or (math.nan, math.nan)
         record: dict[str, Any] = {"algorithm": algorithm}
-        record |= {name: shown(members[0].config.get(name)) for name in swept}
+        record |= {name: shown(members[0].applied.get(name)) for name in swept}
         record |= {"tasks": len(tasks), "runs": sum(map(len, scores)), "iqm": mean, "low": low, "high": high}
         records.append(record)
     return pd.DataFrame(records)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +64,14 @@ class Configuration:
     seeds: Mapping[int, Sequence[Evaluation]]
     """The reports of each seed, in order."""
     pace: Pace
+    left_out: Collection[str] = ()
+    """Hyperparameters that its sweep searched only where others have certain values (`raymix.when`), which they have
+    not here: what it was trained with is in `config`, and no result of the search."""
+
+    @cached_property
+    def applied(self) -> Mapping[str, Any]:
+        """The hyperparameters that are shown and compared: all but those that were left out."""
+        return {name: value for name, value in self.config.items() if name not in self.left_out}
 
     @property
     def method(self) -> tuple[str, str]:
@@ -77,8 +86,21 @@ def columns_for(metric: str) -> list[str]:
     return [*ledger.KEY, *facts, "diverged", "metrics" if metric.startswith(HELD_OUT) else "returns"]
 
 
-def configurations(table: pa.Table, metric: str = "return") -> list[Configuration]:
-    """The configurations of a table from `raymix.ledger.read` (in `columns_for(metric)`), in its order.
+def left_out_by(plans: Iterable[Mapping[str, Any]]) -> dict[str, Collection[str]]:
+    """What every plan that has a configuration leaves out of it (`Configuration.left_out`), by its id."""
+    found: dict[str, set[str]] = {}
+    for plan in plans:
+        for trial in plan.get("trials", ()):
+            own = set(trial.get("left_out", ()))  # runs from before there were conditions
+            found[trial["config_id"]] = found.get(trial["config_id"], own) & own
+    return {config_id: tuple(sorted(own)) for config_id, own in found.items() if own}
+
+
+def configurations(
+    table: pa.Table, metric: str = "return", left_out: Mapping[str, Collection[str]] | None = None
+) -> list[Configuration]:
+    """The configurations of a table from `raymix.ledger.read` (in `columns_for(metric)`), in its order; `left_out` as
+    `left_out_by` has it.
 
     Raises `UsageError` for an unknown metric, and for normalized scores of a data set without references.
     """
@@ -114,6 +136,7 @@ def configurations(table: pa.Table, metric: str = "return") -> list[Configuratio
                 references=None if low is None or high is None else (low, high),
                 seeds=dict(by_seed),
                 pace=pace,
+                left_out=(left_out or {}).get(fact["config_id"], ()),
             )
         )
     return found
@@ -194,13 +217,13 @@ def agent_seconds(one: Configuration) -> float:
 
 
 def swept_fields(configurations: Iterable[Configuration]) -> list[str]:
-    """Fields that differ between the configurations of one algorithm, in order of name."""
+    """Fields that differ between the configurations of one algorithm, or are left out of some, in order of name."""
     seen: dict[tuple[str, str], set[str]] = defaultdict(set)
     counts: dict[str, int] = defaultdict(int)
     held: dict[tuple[str, str], int] = defaultdict(int)
     for one in configurations:
         counts[one.algorithm] += 1
-        for name, value in one.config.items():
+        for name, value in one.applied.items():
             seen[one.algorithm, name].add(json.dumps(value))
             held[one.algorithm, name] += 1
     return sorted({n for (a, n), values in seen.items() if len(values) > 1 or held[a, n] < counts[a]})

@@ -161,7 +161,7 @@ def _row(
         "dataset": one.dataset,
         "algorithm": one.algorithm,
         "label": label(one, swept, len(phases) > 1),
-        "fields": [shown(one.config.get(name)) for name in swept],
+        "fields": [shown(one.applied.get(name)) for name in swept],
         "scores": ["diverged" if s is not None and math.isnan(s) else s for s in detail["scores"]],
         "seed_names": seeds,
         **{name: _plain(detail[name]) for name in ("mean", "std", "iqm", "low", "high")},
@@ -199,12 +199,13 @@ def _waiting(trial: Mapping[str, Any], swept: Sequence[str]) -> dict[str, Any]:
         "patience",
         "difference",
     )
+    left_out = trial.get("left_out", ())
     return {
         "id": trial["config_id"],
         "dataset": trial["dataset"],
         "algorithm": trial["algorithm"],
         "label": trial.get("label") or trial["algorithm"],
-        "fields": [shown(trial["config"].get(name)) for name in swept],
+        "fields": [None if name in left_out else shown(trial["config"].get(name)) for name in swept],
         "scores": [],
         "seed_names": [],
         **dict.fromkeys(nothing),
@@ -221,7 +222,7 @@ def _waiting(trial: Mapping[str, Any], swept: Sequence[str]) -> dict[str, Any]:
 
 def label(one: Configuration, swept: Sequence[str], several: bool) -> str:
     """What tells a configuration from the others, for people; with its algorithm where there are several."""
-    values = {name: shown(one.config[name]) for name in swept if name in one.config}
+    values = {name: shown(one.applied[name]) for name in swept if name in one.applied}
     words = [f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()]
     return ", ".join([one.algorithm, *words] if several or not words else words)
 
@@ -344,7 +345,7 @@ def _values(members: Sequence[Configuration], name: str) -> tuple[list[Any], dic
     Values one by one where they are few, or words; numbers that are many are binned to equal shares of the
     configurations, and a bin's place is the mean of its values.
     """
-    held = {one.config_id: shown(one.config[name]) for one in members if name in one.config}
+    held = {one.config_id: shown(one.applied[name]) for one in members if name in one.applied}
     values = sorted(set(held.values()), key=natural)
     if len(values) <= MOST_VALUES or not all(map(_is_number, values)):
         return values, {config_id: values.index(value) for config_id, value in held.items()}
@@ -369,9 +370,9 @@ def _effects(
             own = [[c for c in where if where[c] == place and c in whole] for place in range(len(places))]
             told = [_over_seeds([scores[config_id] for config_id in each]) for each in own]
             points = [
-                [shown(one.config[name]), _drawn_one(means[one.config_id])]
+                [shown(one.applied[name]), _drawn_one(means[one.config_id])]
                 for one in members
-                if name in one.config and math.isfinite(means[one.config_id])
+                if name in one.applied and math.isfinite(means[one.config_id])
             ]
             effect: dict[str, Any] = {"dataset": dataset, "algorithm": algorithm, "field": name, "values": places}
             effect |= {
@@ -433,14 +434,21 @@ def _importance(
     forests: bool,
 ) -> dict[str, Any]:
     """The share that each swept field explains of the variance of the finished configurations' mean scores, by Optuna's
-    fANOVA, or why it is not told."""
+    fANOVA, or why it is not told.
+
+    A forest needs a value of each field in each configuration: those that are left out of some (`raymix.when`) have no
+    share, as in Optuna's own importances, and what they do is in the shares of the fields that they depend on.
+    """
     told: dict[str, Any] = {"dataset": dataset, "algorithm": algorithm, "shares": None}
-    swept = evaluations.swept_fields(members)
+    several = evaluations.swept_fields(members)
+    swept = [name for name in several if not any(name in one.left_out for one in members)]
+    told["conditional"] = [name for name in several if name not in swept]
     means = {one.config_id: finished.get(one.config_id, math.nan) for one in members}
     whole = [one for one in members if math.isfinite(means[one.config_id]) and all(n in one.config for n in swept)]
     told["configurations"] = len(whole)
     if len(swept) < 2:
-        return told | {"why": f"{len(swept) or 'no'} hyperparameter was swept; shares need two"}
+        everywhere = " in all configurations" if told["conditional"] else ""
+        return told | {"why": f"{len(swept) or 'no'} hyperparameter was swept{everywhere}; shares need two"}
     if len(whole) < FEWEST_FOR_IMPORTANCE:
         return told | {
             "why": f"{len(whole)} configurations are finished; a random forest needs {FEWEST_FOR_IMPORTANCE}"

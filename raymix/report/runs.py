@@ -14,7 +14,7 @@ from raymix import ledger
 from raymix.files import AnyPath
 from raymix.plan import read_description
 from raymix.report import SELECT, find_run
-from raymix.report.evaluations import Configuration, columns_for, configurations, require_metric
+from raymix.report.evaluations import Configuration, columns_for, configurations, left_out_by, require_metric
 from raymix.report.tables import Phases
 from raymix.search.halving import adds_seeds, rungs_of, stopped_trials
 from raymix.search.truth import costs, undecided_in_words
@@ -94,7 +94,7 @@ def read_runs(
     if asked is not None:
         require_metric(merged, asked)
     of_early_ends = {name for folder, plan in plans.items() for name in stopped(plan, tables[folder])}
-    configured = configurations(merged, metric)
+    configured = configurations(merged, metric, left_out_by(plans.values()))
     notices += of_populations(plans.values())
     return Runs(
         folders=found,

@@ -49,10 +49,12 @@ Step = tuple[Any, Any, list[float]]
 def _steps(members: Sequence[Configuration], name: str, phase: str, select: str, metric: str) -> list[Step]:
     alike: dict[str, dict[Any, Mapping[int, float]]] = defaultdict(dict)
     for one in members:
-        others = ledger.encode({field: value for field, value in one.config.items() if field != name})
+        if name in one.left_out:
+            continue
+        others = ledger.encode({field: value for field, value in one.applied.items() if field != name})
         scores = {seed: evaluations.score(reports, phase, select, metric) for seed, reports in one.seeds.items()}
         finite = {seed: score for seed, score in scores.items() if score is not None and math.isfinite(score)}
-        alike[others][shown(one.config.get(name))] = finite
+        alike[others][shown(one.applied.get(name))] = finite
     values = sorted({value for group in alike.values() for value in group}, key=natural)
     steps = []
     for low, high in itertools.pairwise(values):

@@ -48,6 +48,7 @@ def score_table(
     stopped: Collection[str] = (),
     costs: bool = False,
     seeds: Collection[int] = (),
+    left_out: Mapping[str, Collection[str]] | None = None,
 ) -> pd.DataFrame:
     """One row per data set and configuration of a table from `raymix.ledger.read`.
 
@@ -56,7 +57,8 @@ def score_table(
     `raymix.report.HELD_OUT`; then the score is that metric. `phases` are those of each algorithm by name; without them
     the last phase that the algorithm has in the ledger is taken for its last. `stopped` are the ids of configurations
     that were stopped early (`raymix.search.halving`). `seeds` are those that a finished configuration has, where they
-    do not all begin together.
+    do not all begin together. `left_out` are the hyperparameters that have no value in a configuration, by its id
+    (`raymix.report.evaluations.left_out_by`).
 
     Columns: dataset, algorithm, the swept fields (those that differ between the configurations of one algorithm);
     scores (one per seed in the order of seeds; NaN: diverged, None: not evaluated yet); mean, std, iqm, low, high (of
@@ -71,7 +73,7 @@ def score_table(
     """
     if select not in SELECT:
         raise UsageError(f"select is one of {', '.join(SELECT)}, not {select!r}")
-    return table_of(configurations(table, metric), select, metric, phases, stopped, costs, seeds)
+    return table_of(configurations(table, metric, left_out), select, metric, phases, stopped, costs, seeds)
 
 
 def table_of(
@@ -89,7 +91,7 @@ def table_of(
     records = []
     for one in found:
         record: dict[str, Any] = {"dataset": one.dataset, "algorithm": one.algorithm}
-        record |= {name: shown(one.config[name]) for name in swept if name in one.config}
+        record |= {name: shown(one.applied[name]) for name in swept if name in one.applied}
         record |= standing(one, phases[one.algorithm], select, metric)
         if record["diverged"] < record["seeds"]:
             record["finished"] &= one.seeds.keys() >= set(seeds)

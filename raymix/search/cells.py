@@ -6,14 +6,24 @@ Imports neither ray, torch nor optuna.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from raymix.search.optuna import Dimension, Space
+from raymix.search.conditions import (
+    applies,
+    applying,
+    bare,
+    conditions_of,
+    grids_of,
+    in_words,
+    listed,
+    number_of_points,
+    points,
+    with_fixed,
+)
+from raymix.search.optuna import Dimension, Space, conditions_in, example_with
 from raymix.types import UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +38,8 @@ class Cell:
     dataset: str
     """Canonical name."""
     config: dict[str, Any]
-    """All hyperparameters; the searched ones are the first example's."""
+    """All hyperparameters; the searched ones are the first example's, and conditional ones as where they do not
+    apply."""
     grid: dict[str, Any]
     """Those that the grid varies, which is where in it this cell is."""
     space: Space
@@ -44,6 +55,8 @@ class Cell:
     warm: list[list[Any]] = field(default_factory=list)
     """Results of earlier runs: [searched hyperparameters, value, folder of the run, agent-seconds per seed]; the
     last where that is an objective."""
+    left_out: list[str] = field(default_factory=list)
+    """What other cells of the grid search, and this one does not, by conditions on the grid (`raymix.when`)."""
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Self:
@@ -67,14 +80,18 @@ class Cell:
         return base.find(self.algorithm).configure({**self.config, **params}).to_dict()
 
     def params_of(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The searched hyperparameters of a trial."""
-        return {name: config[name] for name in self.space}
+        """The searched hyperparameters of a trial that apply in it."""
+        return applying(conditions_in(self.space), {name: config[name] for name in self.space})
 
     def examples(self) -> list[dict[str, Any]]:
         """Every end of every range and every choice at least once, the others as in the first example."""
         first = {name: dimension.ends()[0] for name, dimension in self.space.items()}
-        more = [first | {name: value} for name, each in self.space.items() for value in each.ends()[1:]]
-        return [first, *more]
+        found = [applying(conditions_in(self.space), first)]
+        for name, dimension in self.space.items():
+            for example in (example_with(self.space, name, value) for value in dimension.ends()):
+                if example not in found:
+                    found.append(example)
+        return found
 
 
 def cells_of(spec: SweepSpec) -> list[Cell]:
@@ -94,11 +111,13 @@ def cells_of(spec: SweepSpec) -> list[Cell]:
     algorithm = base.find(spec.algorithm)
     fixed = {**spec.settings, **({"steps": spec.steps} if spec.steps is not None else {})}
     fields = {each.name: each for each in dataclasses.fields(algorithm.Config)}
-    grids = {name: domain["grid_search"] for name, domain in spec.search.items() if isinstance(domain, Mapping)}
+    grids, conditions = grids_of(spec.search), conditions_of(spec.search)
+    unsearched = algorithm.configure(fixed, spec.preset).to_dict()
     space: Space = {}
     for name, domain in spec.search.items():
         if name in grids:
             continue
+        domain = bare(domain)
         dimension = Dimension.of(name, domain)
         if name in fields and kind_of(fields[name]) != "structure":
             whole = type(fields[name].default) is int
@@ -114,25 +133,36 @@ def cells_of(spec: SweepSpec) -> list[Cell]:
             " {'beta': tune.loguniform(0.1, 10)}, or leave out the searcher"
         )
     found: dict[str, Cell] = {}
-    for values in itertools.product(*grids.values()):
-        given = {**fixed, **dict(zip(grids, values))}
-        plain = _plain_space(space, lambda params, given=given: algorithm.configure({**given, **params}, spec.preset))
-        first = {name: dimension.ends()[0] for name, dimension in plain.items()}
+    for values in points(grids, {name: own for name, own in conditions.items() if name in grids}):
+        given = {**fixed, **values}
+        searched = with_fixed(spec.search, values)
+        still = conditions_of(searched)
+        here = {
+            n: dataclasses.replace(space[n], when={o: list(v) for o, v in still.get(n, {}).items()}) for n in searched
+        }
+        plain = _plain_space(here, lambda params, given=given: algorithm.configure({**given, **params}, spec.preset))
+        first = applying(conditions_in(plain), {name: dimension.ends()[0] for name, dimension in plain.items()})
         config = algorithm.configure({**given, **first}, spec.preset).to_dict()
-        size = math.prod(dimension.size for dimension in plain.values())
+        config |= {name: unsearched[name] for name in conditions if name not in values}
+        size = number_of_points(
+            {name: dimension.size for name, dimension in plain.items()},
+            {name: dimension.values for name, dimension in plain.items()},
+            conditions_in(plain),
+        )
         for dataset in spec.datasets:
             name = canonical_name(dataset)
             cell = Cell(
                 algorithm=spec.algorithm,
                 dataset=name,
                 config=config,
-                grid={key: config[key] for key in grids},
+                grid={key: config[key] for key in values},
                 space=plain,
                 seed=[spec.search_seed, len(found)],
                 trials=int(min(searcher.trials, size)),
-                points=[_checked_point(point, plain) for point in searcher.points],
+                points=[_checked_point(point, plain, space.keys() - plain.keys()) for point in searcher.points],
                 evaluate_every=spec.evaluate_every,
                 name=spec.label,
+                left_out=[key for key in spec.search if key not in values and key not in plain],
             )
             for params in cell.examples():
                 cell.config_of(params)
@@ -164,23 +194,36 @@ def all_cells(specs: Sequence[SweepSpec]) -> list[Cell]:
 
 def _plain_space(space: Space, configure: Any) -> Space:
     """The space with its choices as the algorithm has them (256 for 256.0), each once."""
-    plain = {}
-    first = {name: dimension.ends()[0] for name, dimension in space.items()}
+    plain: dict[str, list[Any]] = {}
     for name, dimension in space.items():
-        if dimension.kind == "choice":
-            values = [configure(first | {name: value}).to_dict()[name] for value in dimension.values]
-            dimension = dataclasses.replace(dimension, values=[v for i, v in enumerate(values) if v not in values[:i]])
-        plain[name] = dimension
-    return plain
+        examples = [example_with(space, name, value) for value in dimension.values]
+        plain[name] = [configure(example).to_dict()[name] for example in examples]
+    return {
+        name: dataclasses.replace(
+            dimension,
+            values=[value for i, value in enumerate(plain[name]) if value not in plain[name][:i]],
+            when={
+                other: [to for of, to in zip(space[other].values, plain[other]) if listed(of) in allowed]
+                for other, allowed in dimension.when.items()
+            },
+        )
+        for name, dimension in space.items()
+    }
 
 
-def _checked_point(point: Mapping[str, Any], space: Space) -> dict[str, Any]:
-    point = {name: list(value) if isinstance(value, tuple) else value for name, value in point.items()}
+def _checked_point(point: Mapping[str, Any], space: Space, elsewhere: Collection[str]) -> dict[str, Any]:
+    """A point as the study has it: without the fields that only others search."""
+    point = {name: listed(value) for name, value in point.items() if name not in elsewhere}
     for name, value in point.items():
         if name not in space:
             raise UsageError(
                 f"the point {point!r} to try first names {name!r}, which is not searched; it may name"
                 f" {', '.join(space)}"
+            )
+        if not applies(name, conditions_in(space), point):
+            raise UsageError(
+                f"the point {point!r} to try first names {name!r}, which is searched where"
+                f" {in_words(space[name].when)}; say so in the point, or leave {name} out of it"
             )
         if not space[name].holds(value):
             raise UsageError(

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from raymix.search.conditions import Conditions, applied_by, applies, applying, in_words, ordered
 from raymix.types import UsageError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
     from optuna.study import Study
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
 SAMPLERS = {
     "tpe": "tree-structured Parzen estimators; also learns from trials that were stopped early",
@@ -47,7 +49,8 @@ class Optuna:
     """Let Optuna decide the trials of a sweep one by one, from the results so far.
 
     Fields of `SweepSpec.search` that are `tune.grid_search` span a grid; each cell of that grid, on each data set, is
-    a study of its own, which learns nothing from the others. All other fields are what a study searches.
+    a study of its own, which learns nothing from the others. All other fields are what a study searches; conditional
+    ones (`raymix.when`) are in it where their conditions hold.
     """
 
     trials: int = 24
@@ -55,7 +58,8 @@ class Optuna:
     sampler: str = "tpe"
     """A key of `SAMPLERS`."""
     points: tuple[Mapping[str, Any], ...] = ()
-    """What each study tries first, such as ({"beta": 2.0},); the sampler adds the fields that a point leaves out."""
+    """What each study tries first, such as ({"beta": 2.0},); the sampler adds the fields that a point leaves out. A
+    conditional field (`raymix.when`) goes with the values that it depends on."""
     warm_start: tuple[str, ...] = ()
     """Folders of earlier runs. Each study is told of those of their finished configurations that could be its own
     trials: the same algorithm, data, and hyperparameters apart from the searched ones. It may try these again."""
@@ -116,6 +120,8 @@ class Dimension:
     log: bool = False
     values: list[Any] = field(default_factory=list)
     """Of a choice."""
+    when: dict[str, list[Any]] = field(default_factory=dict)
+    """Other dimensions of the space, and the values of each with which this one applies (`raymix.when`)."""
 
     @classmethod
     def of(cls, name: str, domain: Any) -> Self:
@@ -184,10 +190,11 @@ class Dimension:
 
     def in_words(self) -> str:
         """For people."""
+        where = f" where {in_words(self.when)}" if self.when else ""
         if self.kind == "choice":
-            return f"one of {', '.join(map(str, self.values))}"
+            return f"one of {', '.join(map(str, self.values))}{where}"
         steps = f" in steps of {self.step:g}" if self.step is not None and (self.kind, self.step) != ("int", 1) else ""
-        return f"{self.low:g} to {self.high:g}{' (logarithmic)' if self.log else ''}{steps}"
+        return f"{self.low:g} to {self.high:g}{' (logarithmic)' if self.log else ''}{steps}{where}"
 
     def distribution(self) -> BaseDistribution:
         """As Optuna knows it."""
@@ -198,6 +205,16 @@ class Dimension:
         if self.kind == "float":
             return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
         return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
+
+    def asked(self, trial: Trial, name: str) -> Any:
+        """The value that the sampler of an open trial of Optuna's suggests."""
+        if self.kind == "choice":
+            found = trial.suggest_categorical(name, [self.encoded(value) for value in self.values])
+        elif self.kind == "float":
+            found = trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
+        else:
+            found = trial.suggest_int(name, int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
+        return self.decoded(found)
 
     def encoded(self, value: Any) -> Any:
         """A value as Optuna takes it: widths such as [256, 256] become text."""
@@ -224,12 +241,26 @@ Space = dict[str, Dimension]
 """What a study searches, by hyperparameter."""
 
 
+def conditions_in(space: Space) -> Conditions:
+    """The conditions of a space's dimensions."""
+    return {name: dimension.when for name, dimension in space.items() if dimension.when}
+
+
+def example_with(space: Space, name: str, value: Any) -> dict[str, Any]:
+    """A point with this value, everything else as it comes first where that lets the value's field apply."""
+    conditions = conditions_in(space)
+    above = applied_by(name, {other: each.values for other, each in space.items()}, conditions)
+    assert above is not None, name  # `check_conditions`
+    first = {other: dimension.ends()[0] for other, dimension in space.items()}
+    return applying(conditions, {**first, **above, name: value})
+
+
 @dataclass(frozen=True)
 class Told:
     """What a study knows of a trial."""
 
     params: Mapping[str, Any]
-    """The searched hyperparameters."""
+    """The searched hyperparameters that apply in it."""
     state: str
     value: float | None = None
     """Of a complete trial: finite, in the units of the metric."""
@@ -250,7 +281,7 @@ def suggest(
     point: Mapping[str, Any] | None = None,
     costs: bool = False,
 ) -> dict[str, Any]:
-    """The hyperparameters of the next trial.
+    """The hyperparameters of the next trial that apply in it.
 
     Args:
         told: all that is known, in the order of the trials.
@@ -261,14 +292,21 @@ def suggest(
         costs: whether the cost of a trial is a second objective.
     """
     point = point or {}
-    if point.keys() >= space.keys():
-        return {name: point[name] for name in space}
+    conditions = conditions_in(space)
+    if all(name in point or not applies(name, conditions, point) for name in space):
+        return applying(conditions, {name: point[name] for name in space if name in point})
     own = np.random.SeedSequence([*seed, number, attempt])
     if sampler in ("tpe", "gp") and attempt < _PATIENCE:
-        study = study_of(space, minimize, told, _sampler(sampler, int(own.generate_state(1)[0])), costs)
-        asked = study.ask({name: dimension.distribution() for name, dimension in space.items()}).params
-        drawn = {name: dimension.decoded(asked[name]) for name, dimension in space.items()}
-        return {**drawn, **point}
+        if sampler == "gp":
+            told = [replace(each, params=_filled(space, each.params)) for each in told]
+        grouped = bool(conditions) and not costs
+        asking = study_of(space, minimize, told, _sampler(sampler, int(own.generate_state(1)[0]), grouped), costs).ask()
+        asked: dict[str, Any] = {}
+        for name in ordered(space, conditions):
+            if sampler == "gp" or applies(name, conditions, asked):
+                suggested = space[name].asked(asking, name)
+                asked[name] = point.get(name, suggested)
+        return applying(conditions, {name: asked[name] for name in space if name in asked})
     if sampler == "qmc" and attempt == 0:
         from scipy.stats.qmc import Sobol
 
@@ -277,16 +315,28 @@ def suggest(
     else:
         shares = np.random.default_rng(own).random(len(space))
     drawn = {name: dimension.at(float(share)) for (name, dimension), share in zip(space.items(), shares)}
-    return {**drawn, **point}
+    return applying(conditions, {**drawn, **point})
+
+
+def _filled(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
+    """A point of the whole space for a Gaussian process, which Optuna's would otherwise model over the fields alone
+    that are in all trials, and draw the others at random: what does not apply is in the middle of its range."""
+    return {name: params[name] if name in params else dimension.at(0.5) for name, dimension in space.items()}
 
 
 _PATIENCE = 10
 """So often a sampler may suggest what was tried already."""
 
 
-def _sampler(name: str, seed: int) -> BaseSampler:
+def _sampler(name: str, seed: int, grouped: bool) -> BaseSampler:
+    """`grouped`: for a conditional space, of which Optuna then learns each group of fields that apply together, from
+    the trials that have them. (For several objectives it learns field by field in any case.)"""
     import optuna
 
+    if name == "tpe" and grouped:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True, group=True)
     if name == "tpe":
         return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     return optuna.samplers.GPSampler(seed=seed)
@@ -334,8 +384,8 @@ def frozen(
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState["FAIL" if told.state in (DIVERGED, LOST) else told.state],
         values=None if told.value is None else [told.value, *([] if told.cost is None else [told.cost])],
-        params={name: space[name].encoded(told.params[name]) for name in space},
-        distributions=distributions,
+        params={name: space[name].encoded(value) for name, value in told.params.items()},
+        distributions={name: distributions[name] for name in told.params},
         intermediate_values=dict(told.reports),
         user_attrs=dict(attributes or {}),
     )

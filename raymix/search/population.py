@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from raymix.search.conditions import conditions_of, in_words
 from raymix.search.halving import LOST, STATISTICS, Rank, rank_of
 from raymix.search.optuna import Dimension, Space
 from raymix.types import UsageError
@@ -308,6 +309,12 @@ def check_population(spec: SweepSpec) -> Space:
         raise UsageError(
             "a population has nothing to explore: give search a range or a choice, such as"
             " {'beta': tune.loguniform(0.1, 10)}, or leave out the scheduler"
+        )
+    if conditions := conditions_of(spec.search):
+        name, own = next(iter(conditions.items()))
+        raise UsageError(
+            f"a population moves every searched value of every member, so {name!r} cannot be searched only where"
+            f" {in_words(own)}: give each of these cases a specification of its own, or search it without when"
         )
     space: Space = {}
     for name, domain in spec.search.items():

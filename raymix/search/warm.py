@@ -51,7 +51,9 @@ def _belongs(cell: Cell, one: Configuration) -> bool:
     if one.algorithm != cell.algorithm:
         return False
     known: Mapping[str, Any] = one.config
-    if not cell.space.keys() <= known.keys() or not all(cell.space[name].holds(known[name]) for name in cell.space):
+    if not cell.space.keys() <= known.keys():
+        return False
+    if not all(cell.space[name].holds(value) for name, value in cell.params_of(known).items()):
         return False
     try:
         return dict(known) == cell.config_of(cell.params_of(known))

@@ -467,7 +467,7 @@ function sectionImportance() {
   const title = (one) => `${one.algorithm}${datasets().length > 1 ? ` · ${one.dataset}` : ""}`;
   const shares = (one) => Object.entries(one.shares).flatMap(([name, share]) => [el("span", {}, name), el("div", { class: "bar" }, el("i", { width: `${100 * share}%` })), el("span", {}, share.toFixed(2))]);
   place("importance", found.length ? heading("Importance", "Share of the variance of the finished configurations' scores that each hyperparameter explains over the range that was searched, by Optuna's fANOVA (a random forest). The rest is what they explain together. It says nothing beyond that range.") : null,
-    el("div", { class: "panels" }, told.map((one) => el("div", { class: "panel" }, el("h3", {}, title(one)), el("div", { class: "share" }, shares(one))))),
+    el("div", { class: "panels" }, told.map((one) => el("div", { class: "panel" }, el("h3", {}, title(one)), el("div", { class: "share" }, shares(one)), one.conditional.length ? el("p", { class: "quiet" }, `Without ${one.conditional.join(", ")}, which not all configurations have.`) : null))),
     silent.length ? el("ul", { class: "quiet" }, silent.map((one) => el("li", {}, `${title(one)}: not told, as ${one.why}.`))) : null);
 }
 
