@@ -149,6 +149,9 @@ class Progress(Callback):
         waited = last.get("phase") is None and "rung" in last  # its seeds have not begun
         early = last.get("progress", 1.0) < 1.0 and (waited or last.get("seeds_left", 0) > 0)
         self._update(trial, status="stopped" if early else "done", progress=1.0)
+        if early and not waited and self._screen is not None and self._live is None:
+            line = self._line(trial)
+            self._screen.console.print(f"{line.label}: stopped after {line.phase} ({self._screen.clock()})")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if self._screen is not None:

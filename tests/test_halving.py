@@ -312,6 +312,7 @@ def test_the_worst_are_stopped_and_the_others_train_as_without_it(whole: tuple[P
     assert FULL != SWEEP and HALVED != FULL
     assert sorted(last_steps(run).values()) == [90, 90, 90, 180, 300, 300]
     assert output.count("stopped early") == 4 and "unfinished" not in output
+    assert output.count(": stopped after main") == 4, "who watches a log file is not told"
     status, _, errors = Driver(tmp_path, sweep=FULL).finish()
     assert status == 0, errors
     (full,) = (tmp_path / "runs").iterdir()

@@ -348,6 +348,24 @@ def test_lineage_follows_networks_not_names(tmp_path: Path) -> None:
     assert [each.config_id for each in ancestry(ledger.rows(table), b)] == [b]
 
 
+def test_the_best_so_far_is_one_of_those_that_have_come_furthest(tmp_path: Path) -> None:
+    from raymix.report.lineage import lineages_in_words
+    from raymix.report.tables import score_table
+
+    a, b = "a" * 12, "b" * 12
+    for name, steps, score in ((a, (10,), 50.0), (b, (10, 20), 5.0)):
+        scored = [row(step, 1.0, returns=(score,), lengths=(1,)) for step in steps]
+        ledger.LedgerWriter(tmp_path, name, 1).append(scored)
+    trials = [{"config_id": name, "population": "0/d", "algorithm": "lom", "dataset": "d"} for name in (a, b)]
+    plan = {
+        "population": {"every": 10}, "populations": {"0/d": {"space": {"beta": {}}}}, "trials": trials,
+        "phases": {"lom": [["main", "steps"]]},
+    }  # fmt: skip
+    table = ledger.read(tmp_path)
+    told = lineages_in_words(plan, table, score_table(table, phases={"lom": [["main", "steps"]]}))
+    assert told == [f"Best of the population of 2 on d: {b}, mean 5", f"  began as {b}: beta=1"]
+
+
 def test_a_seed_that_took_a_sound_state_has_a_score(tmp_path: Path) -> None:
     from raymix.report.tables import score_table
 

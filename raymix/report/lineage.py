@@ -51,6 +51,9 @@ def lineages_in_words(plan: Mapping[str, Any], table: pa.Table, frame: pd.DataFr
         scored = frame[frame["config_id"].isin(list(trials)) & frame["mean"].notna()]
         if scored.empty:
             continue
+        # As long as they train, the scores that may be compared are those of the members that have come furthest.
+        scored = scored[scored["step"] == scored["step"].max()]
+        so_far = "" if scored["finished"].all() else f", so far, at step {scored['step'].iloc[0]:,}"
         means = scored.set_index("config_id")["mean"]
         best = str(means.idxmin() if str(scored["metric"].iloc[0]).startswith(HELD_OUT) else means.idxmax())
         phase = plan["phases"][trials[best]["algorithm"]][-1][0]
@@ -58,7 +61,7 @@ def lineages_in_words(plan: Mapping[str, Any], table: pa.Table, frame: pd.DataFr
         explored = "; values by PB2" if plan["population"].get("explore") == "pb2" else ""  # older runs do not say
         lines.append(
             f"Best of the population of {len(trials)} on {trials[best]['dataset']}: {best}, mean"
-            f" {means[best]:g}{explored}"
+            f" {means[best]:g}{so_far}{explored}"
         )
         for ancestor in ancestry(rows, best):
             values = ", ".join(f"{key}={text(ancestor.config[key])}" for key in stated["space"])
