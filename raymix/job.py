@@ -438,6 +438,14 @@ def in_words(scores: list[float]) -> str:
     return " ".join("diverged" if math.isnan(score) else f"{score:.1f}" for score in scores)
 
 
+def score_in_words(told: Mapping[str, Any], metric: str) -> str:
+    """Of a report (`summary`), for people: what its sweep is judged by, or the returns that this is made of; empty
+    where the report has none. Held-out losses are known as means over seeds."""
+    if metric.startswith(HELD_OUT):
+        return f"held-out {metric.removeprefix(HELD_OUT)} {told[metric]:.4g}" if metric in told else ""
+    return f"return {in_words(told['evaluation/returns'])}" if "evaluation/returns" in told else ""
+
+
 def _mean(values: list[float]) -> float:
     return float(np.mean(values)) if values else math.nan
 

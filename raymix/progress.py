@@ -15,8 +15,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from raymix.job import Job, in_words
-from raymix.report import ACTION_ERROR
+from raymix.job import Job, score_in_words
 from raymix.waiting import duration
 
 
@@ -48,7 +47,7 @@ class _Screen:
 
     def __rich__(self) -> RenderableType:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("trial", "", "progress", "", "score per seed", "agent-steps/s"):
+        for column in ("trial", "", "progress", "", "score", "agent-steps/s"):
             table.add_column(column, no_wrap=True)
         for line in self.lines.values():
             bar = ProgressBar(total=1.0, completed=line.progress, width=24)
@@ -80,10 +79,12 @@ class Progress(Callback):
         quiet: bool = False,
         total: int | None = None,
         begun: Mapping[str, float] | None = None,
+        metric: str = "return",
     ) -> None:
         """`labels` by configuration id, to which those of a search are added while it runs; `done` are those that need
         no training any more; `total` is how many trials there will be, if more; `begun` is the share of the seeds that
-        need none, of those trials that are not done."""
+        need none, of those trials that are not done; `metric` is what the sweep is judged by."""
+        self._metric = metric
         self._labels = labels
         self._screen: _Screen | None = None
         self._live: Live | None = None
@@ -107,7 +108,7 @@ class Progress(Callback):
             console.print(self._screen.header)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_screen": None, "_live": None, "_labels": {}, "failed": {}}
+        return {"_screen": None, "_live": None, "_labels": {}, "_metric": self._metric, "failed": {}}
 
     def stop(self) -> None:
         """Leave the last state on the screen."""
@@ -124,8 +125,7 @@ class Progress(Callback):
         if "phase" not in result or self._screen is None:
             return
         line, job = self._line(trial), Job(**trial.config["job"])
-        scores = result.get("evaluation/returns")
-        score = in_words(scores) if scores else f"{result[ACTION_ERROR]:.4g}" if ACTION_ERROR in result else None
+        score = score_in_words(result, self._metric)
         self._update(
             trial,
             status="training",
@@ -139,8 +139,7 @@ class Progress(Callback):
         for notice in result.get("notices", ()):
             self.tell(notice)
         if self._live is None:
-            told = "return" if scores else "held-out action error"
-            score = f", {told} {line.score}" if line.score else ""
+            score = f", {line.score}" if line.score else ""
             seeds = f", seeds {' '.join(map(str, job.seeds))}" if job.share < 1 else ""
             self._screen.console.print(f"{line.label}{seeds}: {line.phase}{score} ({self._screen.clock()})")
 

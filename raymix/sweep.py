@@ -294,7 +294,7 @@ def _run_trials(
     begun = {trial["config_id"]: 1.0 for trial in missing}
     for job in left:
         begun[job.config_id] -= job.share
-    progress = Progress(labels, done_before, header, options.quiet, total, begun)
+    progress = Progress(labels, done_before, header, options.quiet, total, begun, plan["metric"])
     gauges = Gauges(plan, run_dir, len(done_before), broker)
     specs = {name: loaded.spec for name, loaded in datasets.items()}
     tracking = Tracking(trackers, plan, run_dir, specs, labels, done_jobs, progress.tell)

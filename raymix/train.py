@@ -20,7 +20,6 @@ from raymix.job import (
     capture_notices,
     checkpoint_of,
     find_newest,
-    in_words,
     is_over,
     job_of,
     live_seats,
@@ -28,13 +27,14 @@ from raymix.job import (
     open_pack,
     progress_of,
     record,
+    score_in_words,
     summary,
 )
 from raymix.learner import precision
 from raymix.packing.boundary import Boundary
 from raymix.packing.metrics import check_metric_is_reported
 from raymix.plan import SweepSpec, describe, expand, read_description, seat, settled
-from raymix.report import ACTION_ERROR, Report, find_run, write_report
+from raymix.report import Report, find_run, write_report
 from raymix.run_folder import load_dataset, locked, new_run_folder, writable_folder
 from raymix.types import Dataset, Interrupted, UsageError
 
@@ -110,7 +110,7 @@ def _train(plan: dict[str, Any], run_dir: AnyPath, dataset: Dataset, options: Op
                 rows = record(job, writer, dataset.spec, boundary, _evaluate(job, boundary))
                 save(job, boundary)
                 over, told_how = boundary.over, True
-                told = line(summary(rows, dataset.spec))
+                told = line(summary(rows, dataset.spec), plan["metric"])
                 bar.update(task, completed=boundary.progress, description=told)
                 if not console.is_terminal:
                     console.print(told)
@@ -154,11 +154,7 @@ def save(job: Job, boundary: Boundary) -> None:
         remove_tree(old)
 
 
-def line(told: dict[str, Any]) -> str:
+def line(told: dict[str, Any], metric: str) -> str:
     """One report in words."""
-    text = f"{told['phase']} {told['phase_step']:,}"
-    if "evaluation/return" in told:
-        text += f", return {in_words(told['evaluation/returns'])}"
-    elif ACTION_ERROR in told:
-        text += f", held-out action error {told[ACTION_ERROR]:.4g}"
+    text = ", ".join(filter(None, [f"{told['phase']} {told['phase_step']:,}", score_in_words(told, metric)]))
     return f"{text} ({told['training/steps_per_second']:,.0f} agent-steps/s)"

@@ -17,6 +17,7 @@ from raymix.cli import main
 from raymix.data.held_out import held_out_episodes
 from raymix.evaluation.policy import Policy
 from raymix.evaluation.weights import PolicyWeights
+from raymix.job import score_in_words
 from raymix.learner.learner import Learner
 from raymix.learner.replay import DeviceReplay
 from raymix.learner.state import acting_of
@@ -168,6 +169,7 @@ def test_a_log_without_an_environment_trains_and_is_judged_by_its_held_out_episo
     main(command)
     table = capsys.readouterr().out
     assert "held-out action_error (less is better) on toy/chain-v0" in table and "score per seed" in table
+    assert table.count("main 10, held-out action_error 0.") == 1, "the line of a report tells what it is judged by"
     (run,) = tmp_path.glob("train-*")
     plan = json.loads((run / "sweep.json").read_text())
     assert (plan["metric"], plan["held_out"]) == ("held_out/action_error", 0.1)
@@ -195,3 +197,10 @@ def test_a_log_without_an_environment_trains_and_is_judged_by_its_held_out_episo
             main([*command, *options])
         assert told in capsys.readouterr().err
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_shown_while_training_is_what_decides() -> None:
+    told = {"evaluation/returns": [1.0, float("nan")], "held_out/action_error": 0.25}
+    assert score_in_words(told, "return") == score_in_words(told, "normalized_score") == "return 1.0 diverged"
+    assert score_in_words(told, "held_out/action_error") == "held-out action_error 0.25"
+    assert score_in_words(told, "held_out/critic_loss") == score_in_words({}, "return") == ""
