@@ -19,7 +19,7 @@ from scipy import stats
 from raymix import ledger, plan
 from raymix.ledger import LedgerWriter, Row
 from raymix.report import find_run, write_report
-from raymix.report.figures import series_of
+from raymix.report.figures import folded_fields, series_of
 from raymix.report.statistics import interquartile_mean, interval, summarize
 from raymix.report.tables import records, render, score_table, swept_fields
 from raymix.types import UsageError
@@ -324,6 +324,17 @@ def test_another_rule_leaves_the_runs_own_report_as_it_was(run: Path) -> None:
     other = write_report(str(run), select="mean_last_3")
     assert (Path(other.csv).name, other.frame["mean"][0]) == ("scores-mean_last_3.csv", pytest.approx(40.0))
     assert own.read_bytes() == before
+
+
+def test_what_a_search_draws_has_no_colours_beside_another_algorithm_either(run: Path) -> None:
+    for number in range(4):
+        add(run, drawn(number), 50.0)
+    add(run, {}, 50.0, algorithm="bc")
+    frame = write_report(str(run)).frame
+    rates = ["beta", "critic_learning_rate", "policy_learning_rate"]
+    assert folded_fields(frame, "num_components") == rates
+    (one, other) = series_of(frame, "num_components", rates)
+    assert (one.name, other.name) == ("bc", "lom")
 
 
 def test_the_legend_has_values_by_size() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from raymix.types import Dataset
 ACTIONS = 300
 """Drawn at the state; and at most as many are taken from the data."""
 _MOST_PANELS = 8
+_LETTERS_PER_PANEL = 30
 _PER_ROW = 4
 
 
@@ -75,7 +77,7 @@ def actions_figure(material: Material, configurations: Sequence[Configuration], 
     else:
         _points(axes[0], taken[:, pair], _GREY, "data")
     for panel, (words, acted) in zip(axes[1:], drawn, strict=False):
-        small_print(panel, words)
+        small_print(panel, textwrap.fill(words, _LETTERS_PER_PANEL))
         if single:
             _histograms(panel, taken, acted, bins)
         else:

@@ -89,7 +89,7 @@ def score_figure(
     columns = min(len(datasets), _PANELS_PER_ROW)
     lines = math.ceil(len(datasets) / columns)
     horizontal = horizontal or _horizontal_field(frame)
-    folded = _folded_fields(frame, horizontal)
+    folded = folded_fields(frame, horizontal)
     series = series_of(frame, horizontal, folded)
     style: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
     with matplotlib.rc_context(style):
@@ -114,12 +114,16 @@ def _horizontal_field(frame: pd.DataFrame) -> str | None:
     return max(values, key=lambda name: (_is_numeric(values[name]), len(values[name])), default=None)
 
 
-def _folded_fields(frame: pd.DataFrame, horizontal: str | None) -> list[str]:
-    """Swept numbers that have too many values for colours, or about as many as there are configurations."""
-    configurations = frame["config_id"].nunique() / frame["dataset"].nunique()
-    values = {name: {value for value in frame[name] if value is not None} for name in swept_fields(frame)}
-    most = min(len(STYLES), max(_ALWAYS_TOLD_APART, math.ceil(configurations) - 1))
-    return [name for name, own in values.items() if name != horizontal and _is_numeric(own) and len(own) > most]
+def folded_fields(frame: pd.DataFrame, horizontal: str | None) -> list[str]:
+    """Swept numbers that have too many values for colours, or about as many as configurations have them."""
+    folded = []
+    for name in swept_fields(frame):
+        having = frame[[value is not None for value in frame[name]]]
+        configurations, values = having["config_id"].nunique() / having["dataset"].nunique(), set(having[name])
+        most = min(len(STYLES), max(_ALWAYS_TOLD_APART, math.ceil(configurations) - 1))
+        if name != horizontal and _is_numeric(values) and len(values) > most:
+            folded.append(name)
+    return folded
 
 
 def series_of(frame: pd.DataFrame, horizontal: str | None, folded: Sequence[str]) -> list[_Series]:
