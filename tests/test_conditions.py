@@ -278,10 +278,10 @@ def test_a_sobol_sequence_leaves_out_what_does_not_apply() -> None:
 
 
 def test_a_gaussian_process_learns_conditional_fields_too() -> None:
-    """3 repeats of 30 trials: two get within 0.01 of the best. Optuna's own draws fields at random that are not in all
-    trials, and got there in none of 6."""
+    """3 repeats of 30 trials: two get within 0.004 of the best. Optuna's own draws fields at random that are not in
+    all trials; of 6 repeats it got within 0.016 in one, and ended at -0.38 on average."""
     best = [max(one.value or -9.0 for one in searched("gp", seed, 30)) for seed in range(3)]
-    assert sorted(best)[1] > -0.0105
+    assert sorted(best)[1] > -0.01
 
 
 def test_a_gaussian_process_and_a_point_that_is_given_in_part() -> None:
