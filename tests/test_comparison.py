@@ -165,6 +165,11 @@ def test_what_was_stopped_early_is_no_evidence_against_it(tmp_path: Path) -> Non
     assert len(effect["points"]) == 3, "it is drawn nevertheless"
     alone = page_facts(replace(every, configurations=[one for one in every.configurations if one.config_id != ids[10]]))
     assert alone["decisions"][0]["second"] is None, "compared with what was trained for a third as long"
+    add(run, {"steps": 200}, 60.0, algorithm="bc", steps=(100, 200))
+    both = replace(read_runs([str(run)]), stopped={ids[1]})
+    both = replace(both, configurations=[one for one in both.configurations if one.config_id != ids[10]])
+    assert page_facts(both)["decisions"][0]["second"] not in (None, ids[1]), "algorithms have steps of their own"
+    assert wide_table(both, baseline="bc").set_index("step").loc[300, "difference"] == pytest.approx(50.0)
 
 
 def test_members_of_populations_are_paired_by_their_ids(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ Differences of the paper's text from that code, where the code is followed: the 
 which gives no lambda (`weight_mode="exp"`, `beta` = 1 / lambda); its advantage is Q(s, a) - V(s); V is the expectation
 of Q instead of a network; Q bootstraps from Q instead of V; the decoder is stochastic and trained first.
 The preset `small` is for data of about 1e4 to 1e5 transitions and minutes of training on a CPU. Its steps are
-many because it learns late: on demonstrations to four goals it earns 2 to 10 after 3,000 and 94 to 96 after 4,000.
+many because it learns late: on demonstrations to four goals it earns 5 to 10 after 3,000 and 94 to 96 after 4,000.
 """
 
 from __future__ import annotations

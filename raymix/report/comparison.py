@@ -22,7 +22,7 @@ from raymix.report.statistics import (
     probability_of_improvement,
     summarize,
 )
-from raymix.report.tables import front_score, natural, phases_of, shown, standing
+from raymix.report.tables import as_long, front_score, natural, phases_of, shown, standing
 from raymix.types import UsageError
 
 
@@ -33,14 +33,18 @@ def wide_table(runs: Runs, baseline: str | None = None) -> pd.DataFrame:
     (`last`, `mean_last_3`, and `best (oracle)`, chosen by the scores that it reports); std, iqm, low and high of the
     choice `runs.select`. With a `baseline` (an algorithm with one configuration on each data set, or a config_id):
     difference from it, difference_low, difference_high, pairs (`raymix.report.statistics.difference`) and
-    probability_of_improvement, all at `runs.select`, missing where a data set lacks the baseline, and where one of the
-    two was stopped early and the other not. Where cost was an objective of a search: agent_seconds and front, as in
-    `raymix.report.tables.score_table`. step (of the last report) and stopped (whether early); config_id at the end.
+    probability_of_improvement, all at `runs.select`, missing where a data set lacks the baseline, and where the two
+    were not trained as long (`raymix.report.tables.as_long`). Where cost was an objective of a search: agent_seconds
+    and front, as in `raymix.report.tables.score_table`. step (of the last report) and stopped (whether early);
+    config_id at the end.
     Raises `UsageError` for a baseline that is not there, or is several configurations.
     """
     phases = phases_of(runs.configurations, runs.phases)
     swept = evaluations.swept_fields(runs.configurations)
     against = _baselines(runs.configurations, baseline) if baseline else {}
+    standings = {
+        one.config_id: standing(one, phases[one.algorithm], runs.select, runs.metric) for one in against.values()
+    }
     records = []
     for one in runs.configurations:
         record: dict[str, Any] = {"dataset": one.dataset, "algorithm": one.algorithm}
@@ -51,16 +55,16 @@ def wide_table(runs: Runs, baseline: str | None = None) -> pd.DataFrame:
         record |= {"seeds": len(one.seeds), "diverged": chosen.diverged}
         record |= {_heading(rule): summarize(list(own.values())).mean for rule, own in scores.items()}
         record |= {"std": chosen.std, "iqm": chosen.iqm, "low": low, "high": high}
+        where = standing(one, phases[one.algorithm], runs.select, runs.metric)
         other = against.get(one.dataset)
-        early = one.config_id in runs.stopped
-        if other is not None and scores[runs.select] and early == (other.config_id in runs.stopped):
+        if other is not None and scores[runs.select] and as_long(where, standings[other.config_id]):
             base = _scores(other, phases[other.algorithm][-1][0], runs.select, runs.metric)
             record |= _against(scores[runs.select], base, runs.metric)
         if runs.costs:
-            where = standing(one, phases[one.algorithm], runs.select, runs.metric)
             record |= {"agent_seconds": evaluations.agent_seconds(one), "front": front_score(where)}
-        where = standing(one, phases[one.algorithm], runs.select, runs.metric)
-        records.append(record | {"step": where["step"], "stopped": early, "config_id": one.config_id})
+        records.append(
+            record | {"step": where["step"], "stopped": one.config_id in runs.stopped, "config_id": one.config_id}
+        )
     if runs.costs:
         facts = [(record["dataset"], record["front"], record["agent_seconds"]) for record in records]
         for record, on in zip(records, on_fronts(facts, runs.metric.startswith(HELD_OUT))):

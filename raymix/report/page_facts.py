@@ -20,7 +20,7 @@ from raymix.report.front import on_fronts
 from raymix.report.runs import Runs, missing
 from raymix.report.sensitivity import MOST_VALUES
 from raymix.report.statistics import FEWEST_SEEDS, Summary, difference, performance_profile, summarize
-from raymix.report.tables import Phases, front_score, natural, phases_of, shown, standing
+from raymix.report.tables import Phases, as_long, front_score, natural, phases_of, shown, standing
 from raymix.search.halving import adds_seeds
 
 CURVE_POINTS = 120_000
@@ -268,7 +268,8 @@ def _decisions(
             "best": best[0]["id"] if best else None,
             "second": None,
         }
-        rivals = [row for row in best[1:] if row["step"] == best[0]["step"]]
+        lengths = [{"finished": row["status"] == "done", "step": row["step"]} for row in best]
+        rivals = [row for row, length in zip(best[1:], lengths[1:]) if as_long(length, lengths[0])]
         if rivals:
             gap = difference(scores[best[0]["id"]], scores[rivals[0]["id"]])
             low, high = gap.interval or (None, None)

@@ -232,6 +232,11 @@ def _note(record: pd.Series) -> str:
     return "; ".join(notes)
 
 
+def as_long(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether scores of two configurations (their `standing`) may be compared: both are finished, or at one step."""
+    return (one["finished"] and other["finished"]) or one["step"] == other["step"]
+
+
 def standing(one: Configuration, phases: Phases, select: str, metric: str) -> dict[str, Any]:
     """The columns of `score_table` of one configuration that do not come from its name."""
     last_phase, steps = phases[-1]
