@@ -163,6 +163,7 @@ def test_what_was_stopped_early_is_no_evidence_against_it(tmp_path: Path) -> Non
     assert (decision["best"], decision["second"]) == (ids[5], ids[10])
     assert (effect["values"], effect["counts"], effect["mean"][0]) == ([1, 5, 10], [0, 1, 1], None)
     assert len(effect["points"]) == 3, "it is drawn nevertheless"
+    assert len(facts["profiles"][0]["lines"]) == 2
     alone = page_facts(replace(every, configurations=[one for one in every.configurations if one.config_id != ids[10]]))
     assert alone["decisions"][0]["second"] is None, "compared with what was trained for a third as long"
     add(run, {"steps": 200}, 60.0, algorithm="bc", steps=(100, 200))

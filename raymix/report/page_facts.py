@@ -248,6 +248,12 @@ def _rank(higher: bool) -> Any:
     return key
 
 
+def _trained_as_long(ranked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the rows that may be compared with the first of them, which is among them."""
+    lengths = [{"finished": row["status"] == "done", "step": row["step"]} for row in ranked]
+    return [row for row, length in zip(ranked, lengths) if as_long(length, lengths[0])]
+
+
 def _decisions(
     ranked: Sequence[dict[str, Any]],
     scores: Mapping[str, Mapping[int, float]],
@@ -268,8 +274,7 @@ def _decisions(
             "best": best[0]["id"] if best else None,
             "second": None,
         }
-        lengths = [{"finished": row["status"] == "done", "step": row["step"]} for row in best]
-        rivals = [row for row, length in zip(best[1:], lengths[1:]) if as_long(length, lengths[0])]
+        rivals = _trained_as_long(best)[1:]
         if rivals:
             gap = difference(scores[best[0]["id"]], scores[rivals[0]["id"]])
             low, high = gap.interval or (None, None)
@@ -503,7 +508,7 @@ def _distribution(values: Sequence[Any]) -> Any:
 
 
 def _profiles(
-    ranked: Sequence[Mapping[str, Any]],
+    ranked: Sequence[dict[str, Any]],
     runs: Runs,
     scores: Mapping[str, Mapping[int, float]],
     groups: Mapping[tuple[str, str], Sequence[Configuration]],
@@ -513,7 +518,7 @@ def _profiles(
     one algorithm: of its best configurations), and over all data sets of the methods that were run on all of them."""
     found = []
     for dataset in sorted({dataset for dataset, _ in groups}, key=natural):
-        best = [row for row in ranked if row["dataset"] == dataset]
+        best = _trained_as_long([row for row in ranked if row["dataset"] == dataset])
         algorithms = list(dict.fromkeys(row["algorithm"] for row in best))
         if len(algorithms) > 1:
             best = [next(row for row in best if row["algorithm"] == algorithm) for algorithm in algorithms]

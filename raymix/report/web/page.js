@@ -422,7 +422,7 @@ function sectionEffects() {
   const told = facts.sentences.filter((line) => !silent.includes(line));
   if (!panels.length) return place("effects");
   place("effects",
-    heading("Hyperparameters", "Large: mean over all configurations that share the value, its band (or whisker) the 95 % interval over seeds of that mean. Small: single configurations."),
+    heading("Hyperparameters", "Large: mean over the configurations that share the value and were not stopped early, its band (or whisker) the 95 % interval over seeds of that mean. Small: single configurations."),
     el("div", { class: "panels" }, panels),
     told.length ? el("ul", {}, told.map((line) => el("li", {}, line))) : null,
     silent.length ? el("details", {}, el("summary", {}, `Nothing can be said of ${silent.length} more`), el("ul", {}, silent.map((line) => el("li", {}, line)))) : null);
